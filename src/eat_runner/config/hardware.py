@@ -1,0 +1,98 @@
+"""The config group ``hardware``: price lists. Every price has its unit in its name and a line in ``source``."""
+
+from dataclasses import dataclass, field
+
+from eat_runner.config.checks import above, at_least, one_of
+from eat_runner.errors import UserError
+
+INPLACE = ("as_built", "all", "none")
+FORMATS = ("auto", "bitmask", "run_length", "dense")
+SKIPS = ("input", "both", "none")
+
+
+@dataclass(kw_only=True, slots=True)
+class PublishedHardware:
+    """The accounting of the paper's simulator (Shumailov et al., Sponge Examples, EuroS&P 2021).
+
+    dram_pj_per_value: one 32-bit value to or from DRAM. multiply_pj: one computation.
+    inplace: whose activation inputs are counted after they were overwritten: modules built in place (as_built), all, none.
+    bn_statistics_repeats: how often batch norm's running statistics are charged beyond once as buffers.
+    batch, threshold: what the counts must have been metered with.
+    """
+
+    name: str = "published"
+    rule: str = "published"
+    process_nm: int = 45
+    dram_pj_per_value: float = 1950.0
+    multiply_pj: float = 3.7
+    inplace: str = "as_built"
+    bn_statistics_repeats: int = 1
+    batch: int = 100
+    threshold: float = 2.0**-126
+    note: str = ""
+    source: dict[str, str] = field(default_factory=dict[str, str])
+
+    def check(self) -> None:
+        one_of("hardware.rule", self.rule, ["published"])
+        at_least("hardware.dram_pj_per_value", self.dram_pj_per_value, 0)
+        at_least("hardware.multiply_pj", self.multiply_pj, 0)
+        one_of("hardware.inplace", self.inplace, INPLACE)
+        at_least("hardware.bn_statistics_repeats", self.bn_statistics_repeats, 0)
+        if self.dram_pj_per_value + self.multiply_pj <= 0:
+            raise UserError("hardware: at least one price must be above 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class FusedHardware:
+    """An accelerator that folds batch norm and activation into the layer before and stores tensors compressed.
+
+    bits, accumulator_bits: width of values and of sums. input_bits: width of the input image in DRAM.
+    buffer_bits: size of the on-chip buffer; a tensor lives there when it fits dense, else in DRAM.
+    register_pj_per_mac: register traffic of one multiply-accumulate. activation_pj: one activation other than ReLU.
+    weight_reuse: images that share one fetch of the weights. format: how tensors are stored. skip: which MACs are left
+    out: those with a zero input, those with either operand zero, none. relative: prices are relative to one MAC, so only
+    ratios mean something.
+    """
+
+    name: str = "fused"
+    rule: str = "fused"
+    process_nm: int = 45
+    bits: int = 32
+    input_bits: int = 8
+    buffer_bits: int = 8_388_608
+    buffer_pj_per_bit: float = 0.0
+    dram_pj_per_bit: float = 0.0
+    multiply_pj: float = 0.0
+    accumulate_pj: float = 0.0
+    add_pj: float = 0.0
+    register_pj_per_mac: float = 0.0
+    activation_pj: float = 0.0
+    weight_reuse: int = 1
+    format: str = "auto"
+    skip: str = "both"
+    relative: bool = False
+    batch: int | None = None
+    threshold: float = 2.0**-126
+    note: str = ""
+    source: dict[str, str] = field(default_factory=dict[str, str])
+
+    def check(self) -> None:
+        one_of("hardware.rule", self.rule, ["fused"])
+        above("hardware.bits", self.bits, 0)
+        above("hardware.input_bits", self.input_bits, 0)
+        at_least("hardware.buffer_bits", self.buffer_bits, 0)
+        prices = ("buffer_pj_per_bit", "dram_pj_per_bit", "multiply_pj", "accumulate_pj", "add_pj")
+        for key in (*prices, "register_pj_per_mac", "activation_pj"):
+            at_least(f"hardware.{key}", getattr(self, key), 0)
+        if self.multiply_pj + self.accumulate_pj + self.dram_pj_per_bit <= 0:
+            raise UserError("hardware: at least one price must be above 0")
+        above("hardware.weight_reuse", self.weight_reuse, 0)
+        one_of("hardware.format", self.format, FORMATS)
+        one_of("hardware.skip", self.skip, SKIPS)
+
+
+HardwareConfig = PublishedHardware | FusedHardware
+SCHEMAS: dict[str, type[PublishedHardware] | type[FusedHardware]] = {
+    "published": PublishedHardware,
+    "fused": FusedHardware,
+}
