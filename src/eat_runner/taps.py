@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 NETWORK_INPUT = -1
 
@@ -52,37 +53,187 @@ def leaf_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if not any(module.children()))
 
 
+# modules whose flag is off right now, so that a tap inside another tap still knows how they were built
+_switched_off: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
+
 @contextmanager
 def out_of_place(model: nn.Module) -> Iterator[frozenset[nn.Module]]:
-    """Switch every ``inplace`` flag off for the time of the block; yields the modules that had it on."""
-    built_in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
-    for module in built_in_place:
-        setattr(module, "inplace", False)  # noqa: B010  (nn.Module has no such attribute of its own)
+    """Switch every ``inplace`` flag off for the time of the block; yields the modules that were built with it on."""
+    switched = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    for module in switched:
+        setattr(module, "inplace", False)  # noqa: B010  (nn.Module declares no such attribute)
+    _switched_off.update(switched)
     try:
-        yield frozenset(built_in_place)
+        yield frozenset(module for module in model.modules() if module in _switched_off)
     finally:
-        for module in built_in_place:
+        for module in switched:
             setattr(module, "inplace", True)  # noqa: B010
+            _switched_off.discard(module)
 
 
 @contextmanager
 def tap(model: nn.Module, listener: Listener, functional: bool = True) -> Iterator[None]:
     """Report every call of ``model`` to ``listener`` while the block runs; nothing stays attached afterwards.
 
-    A module must return one tensor to be reported. functional: report functional operations too, those made outside of
-    leaf modules (attribute reads and what returns no tensor are left out). Each forward pass counts from index 0.
+    functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
+    returns no tensor is left out; an operation that returns several (``chunk``) is one call for each. Each forward pass
+    counts from index 0.
     """
     with ExitStack() as stack:
-        built_in_place = stack.enter_context(out_of_place(model))
-        recorder = _Recorder(listener, built_in_place)
-        stack.callback(recorder.forget)
+        recorder = _Recorder(listener, stack.enter_context(out_of_place(model)), trace=functional)
         stack.callback(model.register_forward_pre_hook(recorder.start, prepend=True).remove)
         for name, module in model.named_modules():
-            leaf = not any(module.children())
-            enter, leave = recorder.hooks(name, leaf)
-            if leaf or functional:
+            if not any(module.children()):
+                stack.callback(module.register_forward_pre_hook(recorder.enter_leaf).remove)
+                leave = recorder.leave_leaf(name)
+                stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+            elif functional:
+                enter, leave = recorder.container(name)
                 stack.callback(module.register_forward_pre_hook(enter).remove)
-                stack.callback(module.register_forward_hook(leave, always_call=not leaf).remove)
+                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         if functional:
             stack.enter_context(_FunctionalCalls(recorder))
         yield
+
+
+def overwritten_calls(model: nn.Module, x: Tensor, functional: bool = True) -> frozenset[int]:
+    """Indices of the calls whose output a later operation of the same pass overwrites: to keep it, copy it.
+
+    x: an example batch. The pass runs in eval mode without gradients; the network is left as it was.
+    """
+    kept: list[tuple[int, Tensor, int]] = []
+
+    def keep(call: Call) -> None:
+        kept.append((call.index, call.output, call.output._version))
+
+    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional):
+        model(x)
+    return frozenset(index for index, output, version in kept if output._version != version)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode for the time of the block, then each back into its own."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def tensors_in(values: Any) -> tuple[Tensor, ...]:
+    """The tensors among ``values`` and in the lists, tuples and dicts among them, in order."""
+    return tuple(value for value in tree_leaves(values) if isinstance(value, Tensor))
+
+
+class _Recorder:
+    """Turns hooks into calls, and knows where in the network the forward pass is."""
+
+    def __init__(self, listener: Listener, built_in_place: frozenset[nn.Module], trace: bool):
+        self.listener = listener
+        self.built_in_place = built_in_place
+        self.trace = trace
+        self.next_index = 0
+        self.in_leaf = False
+        self.path: list[str] = []  # the modules with children that are running, outermost first
+        self.made_by: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # id(tensor) -> tensor, call
+
+    def start(self, module: nn.Module, args: Any) -> None:
+        self.next_index = 0
+        self.in_leaf = False
+        self.path.clear()
+        self.made_by.clear()
+
+    def enter_leaf(self, module: nn.Module, args: Any) -> None:
+        self.in_leaf = True
+
+    def leave_leaf(self, name: str) -> Callable[..., Tensor | None]:
+        def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Tensor | None:
+            outputs = tensors_in(output)
+            replacement = None
+            if outputs:
+                inputs = tensors_in((args, kwargs))
+                inplace = module in self.built_in_place
+                replacement = self.report(name, type(module).__name__, module, inputs, outputs[0], inplace)
+            self.in_leaf = False
+            return replacement
+
+        return leave
+
+    def container(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self.path.append(name)
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if self.path:
+                self.path.pop()
+
+        return enter, leave
+
+    def report(
+        self,
+        name: str,
+        op: str,
+        module: nn.Module | None,
+        inputs: tuple[Tensor, ...],
+        output: Tensor,
+        inplace: bool,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Tensor | None:
+        """Tell the listener; returns what it puts in the output's place."""
+        producers = tuple(self._producer(x) for x in inputs) if self.trace else ()
+        call = Call(self.next_index, name, op, module, inputs, output, args, kwargs or {}, inplace, producers)
+        self.next_index += 1
+        replacement = self.listener(call)
+        if self.trace:
+            made = output if replacement is None else replacement
+            self.made_by[id(made)] = (weakref.ref(made), call.index)
+        return replacement
+
+    def _producer(self, x: Tensor) -> int:
+        made = self.made_by.get(id(x))
+        return made[1] if made is not None and made[0]() is x else NETWORK_INPUT
+
+
+class _FunctionalCalls(TorchFunctionMode):
+    """Reports the torch functions that containers call themselves. Inside the handler the mode is off, so what a
+    function or the listener calls in turn is not reported."""
+
+    def __init__(self, recorder: _Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        recorder = self.recorder
+        if recorder.in_leaf or not recorder.path:
+            return func(*args, **kwargs)
+        inplace = kwargs.get("inplace") is True
+        if inplace:  # so that the input can still be looked at
+            kwargs = kwargs | {"inplace": False}
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            replacement = self._report(func, args, kwargs, result, inplace)
+            return result if replacement is None else replacement
+        if isinstance(result, tuple | list) and tensors_in(result):
+            outputs = [(r, self._report(func, args, kwargs, r, inplace)) for r in result if isinstance(r, Tensor)]
+            replaced = {id(old): new for old, new in outputs if new is not None}
+            return type(result)(replaced.get(id(r), r) for r in result) if replaced else result
+        return result
+
+    def _report(self, func: Any, args: Any, kwargs: Any, output: Tensor, inplace: bool) -> Tensor | None:
+        inputs = tensors_in((args, kwargs))
+        op = _function_name(func)
+        name = f"{self.recorder.path[-1]}:{op}".lstrip(":")
+        inplace = inplace or any(output is x for x in inputs)
+        return self.recorder.report(name, op, None, inputs, output, inplace, tuple(args), kwargs)
+
+
+def _function_name(func: Any) -> str:
+    """``relu`` for torch.relu and nn.functional.relu, ``iadd`` for Tensor.__iadd__, ``T`` for the property Tensor.T."""
+    name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
+    return name.strip("_") if name.startswith("_") else name
