@@ -19,6 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 NETWORK_INPUT = -1
 
+# activation functions, in lower case without underscores: names of torch.nn's modules and functions alike
+ACTIVATIONS = frozenset(
+    """celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 rrelu selu
+    sigmoid silu softplus softshrink softsign tanh tanhshrink threshold""".split()
+)
+
 
 @dataclass(slots=True)
 class Call:
@@ -42,6 +48,12 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     inplace: bool = False
     producers: tuple[int, ...] = ()
+
+
+    @property
+    def is_activation(self) -> bool:
+        """True for an activation function, as a module or as a function (``ReLU``, ``relu_``, ``leaky_relu``, ...)."""
+        return self.op.lower().replace("_", "") in ACTIVATIONS
 
 
 # A listener sees a call right after it was made and may return a tensor that takes the output's place.
