@@ -1,0 +1,53 @@
+"""The networks: ResNets and VGGs with a width knob, any torchvision CNN classifier, and those of installed packages."""
+
+from eat_runner.config import ModelConfig
+from eat_runner.errors import UserError
+from eat_runner.models.external import build_entry_point, build_torchvision
+from eat_runner.models.network import Builder, Network
+from eat_runner.models.resnet import BasicBlock, Bottleneck, resnet
+from eat_runner.models.vgg import vgg
+from eat_runner.models.weights import load_weights
+
+__all__ = ["MODELS", "Network", "build", "load_weights"]
+
+# Each key has a conf/model/<key>.yaml.
+MODELS: dict[str, Builder] = {
+    "resnet18": resnet(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": resnet(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": resnet(Bottleneck, (3, 4, 6, 3)),
+    "vgg11": vgg((1, 1, 2, 2, 2)),
+    "vgg13": vgg((2, 2, 2, 2, 2)),
+    "vgg16": vgg((2, 2, 3, 3, 3)),
+    "vgg19": vgg((2, 2, 4, 4, 4)),
+    "torchvision": build_torchvision,
+    "entry_point": build_entry_point,
+}
+
+
+def build(config: ModelConfig, image_size: int, channels: int, classes: int) -> Network:
+    """The network that ``config`` names, with fresh (or torchvision's pretrained) weights, on the CPU.
+
+    image_size: pixels of a side. channels: of the data's images. Its weights depend on torch's global seed.
+    Raises UserError, in one line, for an unknown name, a key that means nothing for the network, an image that it
+    cannot take, or pretrained weights that cannot be had.
+    """
+    if config.name not in MODELS:
+        raise UserError(f"model={config.name} is unknown: choose one of {', '.join(MODELS)}")
+    _check_keys(config)
+    return MODELS[config.name](config, image_size, channels, classes)
+
+
+def _check_keys(config: ModelConfig) -> None:
+    """Refuse keys that would be ignored, before somebody trusts a sweep over one of them."""
+    default = ModelConfig()
+    foreign = config.name in ("torchvision", "entry_point")
+    if not foreign and config.arch:
+        raise UserError(f"model.arch={config.arch} means nothing for model={config.name}: use model=torchvision")
+    if not foreign and config.pretrained:
+        raise UserError(
+            f"model.pretrained=true is for model=torchvision only: start {config.name} from a file with init=PATH"
+        )
+    if foreign and config.width != default.width:
+        raise UserError(f"model.width={config.width} means nothing for model={config.name}: leave it out")
+    if (foreign or config.name.startswith("vgg")) and config.stem != default.stem:
+        raise UserError(f"model.stem={config.stem} is for our ResNets only: leave it out for model={config.name}")

@@ -1,0 +1,161 @@
+"""Networks that others wrote: torchvision's CNN classifiers, and those that installed packages offer."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from eat_runner.config import ModelConfig
+from eat_runner.errors import UserError
+from eat_runner.models.network import Network
+from eat_runner.models.weights import adopt
+
+ENTRY_POINT_GROUP = "eat_runner.models"
+TORCHVISION_CHANNELS = 3
+NOT_CNNS = ("vit_", "swin_", "maxvit")  # attention: functional, with parameters outside leaf modules
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+IMAGE_SIZES = tuple(2**power for power in range(3, 11))
+
+
+def build_torchvision(config: ModelConfig, image_size: int, channels: int, classes: int) -> Network:
+    """The classifier ``model.arch`` of torchvision.models; grey images are repeated to its three channels.
+
+    pretrained: ImageNet weights and their normalisation; the last layer starts fresh unless there are 1000 classes.
+    Raises UserError for a name that is none of its CNN classifiers, an image that it cannot take, or weights that
+    cannot be had.
+    """
+    _check_arch(config, torchvision_classifiers())
+    if channels not in (1, TORCHVISION_CHANNELS):
+        raise UserError(f"model.arch={config.arch} takes images of 1 or 3 channels, not {channels}: use model=resnet18")
+    # Shapes alone decide, so nothing is computed or stored.
+    with torch.device("meta"):
+        probe = _torchvision_module(config.arch, classes)
+    _check_image_size(lambda _: probe, config.arch, image_size, TORCHVISION_CHANNELS, classes)
+    module = _torchvision_module(config.arch, classes)
+    messages = (
+        [] if channels == TORCHVISION_CHANNELS else [f"{config.arch} takes three channels: grey images are repeated"]
+    )
+    if not config.pretrained:
+        return Network(module, TORCHVISION_CHANNELS, messages=tuple(messages))
+    trained, mean, std = _pretrained(config.arch)
+    messages += adopt(module, trained.state_dict(), f"torchvision's {config.arch}")
+    return Network(module, TORCHVISION_CHANNELS, mean, std, tuple(messages))
+
+
+def build_entry_point(config: ModelConfig, image_size: int, channels: int, classes: int) -> Network:
+    """The network that an installed package offers as ``model.arch`` in the entry-point group ``eat_runner.models``.
+
+    The entry point is a callable (image_size, channels, classes) -> nn.Module. Raises UserError for a name that no
+    package offers and for a network that cannot take the image.
+    """
+    offered = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if config.pretrained:
+        raise UserError("model.pretrained=true is for model=torchvision only: start from a file with init=PATH")
+    if not offered:
+        raise UserError(
+            f"model.arch={config.arch}: no installed package has an entry point in the group {ENTRY_POINT_GROUP}"
+        )
+    _check_arch(config, sorted(offered))
+    make: Callable[[int, int, int], Any] = offered[config.arch].load()
+    module = make(image_size, channels, classes)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model.arch={config.arch} returned {type(module).__name__}: it must return a torch.nn.Module")
+    with torch.random.fork_rng(devices=[]):
+        _check_image_size(
+            lambda size: module if size == image_size else make(size, channels, classes),
+            config.arch,
+            image_size,
+            channels,
+            classes,
+        )
+    return Network(module, channels)
+
+
+def torchvision_classifiers() -> list[str]:
+    """Names of torchvision's CNN image classifiers."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if not name.startswith(NOT_CNNS)]
+
+
+def _check_arch(config: ModelConfig, known: Sequence[str]) -> None:
+    if config.arch in known:
+        return
+    choices = difflib.get_close_matches(config.arch, known, n=3, cutoff=0.5) or list(known[:3])
+    if not config.arch:
+        raise UserError(f"model={config.name} needs a network's name: set model.arch, e.g. model.arch={choices[0]}")
+    if config.name == "torchvision" and config.arch in torchvision.models.list_models():
+        raise UserError(f"model.arch={config.arch} is no CNN image classifier: try {', '.join(choices)}")
+    raise UserError(f"model.arch={config.arch} is unknown to model={config.name}: close names are {', '.join(choices)}")
+
+
+def _torchvision_module(arch: str, classes: int) -> nn.Module:
+    # Auxiliary heads make a second and third output in training; init_weights=True is what they default to, aloud.
+    extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if arch in WITH_AUXILIARY_HEADS else {}
+    return torchvision.models.get_model(arch, weights=None, num_classes=classes, **extra)
+
+
+def _pretrained(arch: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    """torchvision's best ImageNet weights in their network, with the mean and deviation that they expect."""
+    offered: Any = torchvision.models.get_model_weights(arch)
+    weights = offered.DEFAULT
+    extra: dict[str, Any] = {"aux_logits": False} if arch in WITH_AUXILIARY_HEADS else {}
+    try:
+        module = torchvision.models.get_model(arch, weights=weights, **extra)
+    except (OSError, RuntimeError) as error:  # no connection, no room, or a damaged download
+        raise UserError(
+            f"model.pretrained=true: the weights of {arch} could not be downloaded ({str(error).splitlines()[0]}):"
+            f" put {weights.url} into {torch.hub.get_dir()}/checkpoints, or use model.pretrained=false"
+        ) from error
+    if getattr(module, "transform_input", False):
+        # These networks re-normalise inside to (x - 0.5) / 0.5. Done outside, it is not charged as computation.
+        return module, (0.5,) * TORCHVISION_CHANNELS, (0.5,) * TORCHVISION_CHANNELS
+    preset = weights.transforms()
+    return module, tuple(preset.mean), tuple(preset.std)
+
+
+def _check_image_size(
+    make: Callable[[int], nn.Module], name: str, image_size: int, channels: int, classes: int
+) -> None:
+    """Raise UserError unless the network ``make(image_size)`` turns an image into ``classes`` logits."""
+    problem = _problem(make, image_size, channels, classes)
+    if problem is None:
+        return
+    fitting = [size for size in IMAGE_SIZES if size > image_size and _problem(make, size, channels, classes) is None][
+        :1
+    ]
+    if not fitting:
+        raise UserError(
+            f"model.arch={name} cannot take {image_size}x{image_size} images ({problem}): use model=resnet18"
+        )
+    raise UserError(
+        f"model.arch={name} cannot take {image_size}x{image_size} images: use dataset.image_size={fitting[0]},"
+        f" or a network that takes them, such as model=resnet18"
+    )
+
+
+def _problem(make: Callable[[int], nn.Module], image_size: int, channels: int, classes: int) -> str | None:
+    """Why the network cannot take an image of this size, in one line; None if it can."""
+    try:
+        module = make(image_size)
+        logits = _forward(module, channels, image_size)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, classes):
+        return f"it returns {tuple(getattr(logits, 'shape', ()))}, not one row of {classes} logits"
+    return None
+
+
+def _forward(module: nn.Module, channels: int, image_size: int) -> Any:
+    """What ``module`` makes of one black image, on its own device, in evaluation mode."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return module(torch.zeros(1, channels, image_size, image_size, device=device))
+    finally:
+        module.train(training)
