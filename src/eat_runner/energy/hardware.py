@@ -1,0 +1,67 @@
+"""Price lists from YAML files: conf/hardware/*.yaml, or anybody's own file with the same keys."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from eat_runner.config.checks import one_of
+from eat_runner.config.hardware import SCHEMAS, HardwareConfig
+from eat_runner.config.paths import conf_dir
+from eat_runner.errors import UserError
+
+
+def builtin_hardware() -> list[str]:
+    """Names of the hardware that comes with the package, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def load_hardware(name_or_path: str) -> HardwareConfig:
+    """The price list of a built-in name (``published``) or of a YAML file (anything that ends in .yaml or .yml).
+
+    Raises UserError, one line, for a name or file that is not there, a file that is not YAML, an unknown or missing
+    ``rule``, an unknown key, a value of the wrong type or out of range.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        one_of("hardware", name_or_path, [*builtin_hardware(), "a path that ends in .yaml"])
+        path = _folder() / f"{name_or_path}.yaml"
+    values = _read(path)
+    values.pop("defaults", None)  # for Hydra
+    values.setdefault("name", path.stem)
+    one_of(f"{path}: rule", values.get("rule"), SCHEMAS)
+    schema = SCHEMAS[values["rule"]]
+    try:
+        hardware = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {_one_line(error, schema)}") from error
+    assert isinstance(hardware, schema)
+    hardware.check()
+    return hardware
+
+
+def _folder() -> Path:
+    return conf_dir() / "hardware"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: no hardware file there ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a hardware file: it must hold keys and values such as rule: fused")
+    return {str(key): value for key, value in values.items()}
+
+
+def _one_line(error: OmegaConfBaseException, schema: type[Any]) -> str:
+    message = str(error).splitlines()[0]
+    if f"not in '{schema.__name__}'" in message:
+        message += f": choose from {', '.join(OmegaConf.structured(schema))}"
+    elif error.full_key:
+        message = f"{error.full_key}: {message}"
+    return message
