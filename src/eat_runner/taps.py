@@ -21,8 +21,8 @@ NETWORK_INPUT = -1
 
 # activation functions, in lower case without underscores: names of torch.nn's modules and functions alike
 ACTIVATIONS = frozenset(
-    """celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 rrelu selu
-    sigmoid silu softplus softshrink softsign tanh tanhshrink threshold""".split()
+    "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 rrelu "
+    "selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold".split(" ")
 )
 
 
@@ -48,7 +48,6 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     inplace: bool = False
     producers: tuple[int, ...] = ()
-
 
     @property
     def is_activation(self) -> bool:
@@ -246,6 +245,6 @@ class _FunctionalCalls(TorchFunctionMode):
 
 
 def _function_name(func: Any) -> str:
-    """``relu`` for torch.relu and nn.functional.relu, ``iadd`` for Tensor.__iadd__, ``T`` for the property Tensor.T."""
+    """``relu`` for torch.relu and nn.functional.relu, ``add_`` for ``+=``, ``T`` for the property Tensor.T."""
     name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
     return name.strip("_") if name.startswith("_") else name

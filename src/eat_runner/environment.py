@@ -1,0 +1,92 @@
+"""Where a run happens: versions, machine, commit, and the signals that ask it to stop."""
+
+import os
+import platform
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+PACKAGES = ("eat-runner", "torch", "torchvision", "numpy", "hydra-core")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that a result depends on; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        found[package] = None
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The processor that training ran on, without the machine's name."""
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "accelerator": accelerator,
+    }
+
+
+@cache
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout that this code runs from, ``+changes`` where its source differs; None for an installed
+    package."""
+    here = Path(__file__).resolve()
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        commit = _git(here.parent, "rev-parse", "HEAD").strip()
+        return commit + ("+changes" if _git(here.parent, "status", "--porcelain", "--", ".").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGINT and SIGTERM only note that somebody wants to stop; the yielded function tells.
+
+    A second SIGINT interrupts at once. Outside of the main thread signals are left alone.
+    """
+    stopped = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set
+        return
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,243 @@
+"""An experiment, on one page: build the parts, train, measure, and return the record."""
+
+import hashlib
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from eat_runner import data, models
+from eat_runner.claims import claim
+from eat_runner.config import ExperimentConfig
+from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
+from eat_runner.data import Dataset
+from eat_runner.energy.counts import merge
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.hardware import builtin_hardware, load_hardware
+from eat_runner.energy.meter import NonFiniteError
+from eat_runner.environment import git_commit, machine, stop_signals, versions
+from eat_runner.errors import UserError
+from eat_runner.models import Network
+from eat_runner.progress import ProgressBar
+from eat_runner.records import RunFolder, RunRecord, write_atomically
+from eat_runner.training import Evaluation, Trainer, pack, unpack
+
+EXIT_CONTINUE_ME = 75
+
+
+class Interrupted(SystemExit):
+    """A signal stopped the run after its checkpoint was written: the same command continues it."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CONTINUE_ME)
+
+
+@dataclass
+class Experiment:
+    """One run's parts, built and checked, and the folder that its results go to."""
+
+    config: ExperimentConfig
+    dataset: Dataset
+    network: Network
+    device: torch.device
+    init_hash: str | None
+    run_id: str
+    folder: RunFolder
+    messages: list[str]
+
+
+def prepare(config: ExperimentConfig) -> Experiment:
+    """Build every part without training. UserError where a value, a data set, a network or weights do not fit."""
+    config.check()
+    config = config.normalised()
+    device = _device(config.device)
+    dataset = data.load(config.dataset, Path(config.data_dir), config.download)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, dataset.image_size, dataset.channels, len(dataset.class_names))
+    messages = list(network.messages)
+    init_hash = None
+    if config.init is not None:
+        messages += models.load_weights(network.module, Path(config.init))
+        init_hash = _file_hash(Path(config.init))
+    identity = run_id(config, dataset.fingerprint, init_hash)
+    folder = RunFolder(Path(config.results_dir) / config.name / identity)
+    return Experiment(config, dataset, network, device, init_hash, identity, folder, messages)
+
+
+def run(config: ExperimentConfig) -> RunRecord:
+    """Train and measure, or return the record of what is already done.
+
+    The record says how it ended: finished, diverged, failed (with a reason; nothing is raised), or running where
+    another process has the run. Raises UserError where the input is wrong, Interrupted where a signal asked to stop.
+    """
+    experiment = prepare(config)
+    folder = experiment.folder
+    folder.create()
+    with claim(folder.path) as ours:
+        if not ours:
+            return RunRecord(run_id=experiment.run_id, status="running", reason="another process has it")
+        if folder.is_final():
+            return folder.read_record()
+        folder.remove_leftovers()
+        try:
+            return _run(experiment)
+        except Exception as error:  # a run that fails fails alone
+            return _failed(experiment, error)
+
+
+def _run(experiment: Experiment) -> RunRecord:
+    config, folder = experiment.config, experiment.folder
+    folder.write_config(as_plain(config))
+    trainer = Trainer(experiment.network, experiment.dataset, config, experiment.device)
+    _resume(trainer, experiment)
+    title = experiment.run_id
+    with stop_signals() as stop, ProgressBar(title, config.trainer.epochs * trainer.steps) as progress:
+        progress.start_at(trainer.epoch * trainer.steps + trainer.step)
+        try:
+            for row in trainer.epochs(stop, progress.update):
+                if row.epoch % config.trainer.evaluate_every == 0 or trainer.done:
+                    trainer.monitor()
+                folder.write_history([asdict(row) for row in trainer.history])
+                if row.epoch % config.trainer.checkpoint_every == 0 or trainer.done:
+                    _checkpoint(trainer, experiment)
+                progress.say(f"{title}  {row}")
+            if not trainer.done:
+                raise _interrupted(trainer, experiment)
+            record = _measure(trainer, experiment, stop)
+        except NonFiniteError as error:
+            record = _record(trainer, experiment, "diverged", str(error))
+    folder.write_record(record)
+    if not config.trainer.keep_checkpoint:
+        folder.checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _measure(trainer: Trainer, experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
+    """Count the trained network on the validation and test splits; price the counts with every built-in hardware."""
+    if trainer.diverged:
+        return _record(trainer, experiment, "diverged", "the loss stopped being finite")
+    dataset, folder = trainer.dataset, experiment.folder
+    evaluations: dict[str, Evaluation] = {}
+    for split, images in (("validation", dataset.validation), ("test", dataset.test)):
+        if stop():
+            raise _interrupted(trainer, experiment)
+        if len(images):
+            evaluations[split] = trainer.evaluate(images, split)
+    write_atomically(folder.weights, trainer.weights())
+    counts = merge(evaluation.counts for evaluation in evaluations.values())
+    folder.write_counts(counts)
+    record = _record(trainer, experiment, "finished")
+    record.accuracy |= {split: e.accuracy for split, e in evaluations.items()}
+    record.loss |= {split: e.loss for split, e in evaluations.items()}
+    record.firing_rate = evaluations["validation"].counts.firing_rate if "validation" in evaluations else None
+    record.firing_rate_test = evaluations["test"].counts.firing_rate
+    record.uncounted = list(counts.uncounted)
+    for name in builtin_hardware():
+        hardware = load_hardware(name)
+        if hardware.batch in (None, counts.batch) and hardware.threshold == counts.threshold:
+            record.energy[name] = {split: estimate(counts, hardware, split).summary() for split in evaluations}
+    return record
+
+
+def _record(trainer: Trainer, experiment: Experiment, status: str, reason: str = "") -> RunRecord:
+    config, dataset, network = experiment.config, experiment.dataset, experiment.network
+    mean, std = trainer.normalisation
+    last = trainer.history[-1] if trainer.history else None
+    return RunRecord(
+        run_id=experiment.run_id,
+        status=status,
+        reason=reason,
+        config=as_plain(config),
+        baseline_id=baseline_id(config, dataset.fingerprint, experiment.init_hash),
+        determinants=determinants(config, dataset.fingerprint, experiment.init_hash),
+        data_fingerprint=dataset.fingerprint,
+        init_hash=experiment.init_hash,
+        versions=versions(),
+        machine=machine(experiment.device),
+        git_commit=git_commit(),
+        device=str(experiment.device),
+        threads=torch.get_num_threads(),
+        timings={"training_s": sum(row.seconds for row in trainer.history) + trainer.seconds},
+        epochs_done=trainer.epoch,
+        parameters=trainer.parameters,
+        accuracy={"train": last.train_accuracy if last else None, "validation": None, "test": None},
+        loss={"train": last.cross_entropy if last else None, "validation": None, "test": None},
+        meter={"batch": config.meter.batch, "threshold": config.meter.threshold},
+        preprocessing={
+            "image_size": dataset.image_size,
+            "channels": network.channels,
+            "mean": mean,
+            "std": std,
+            "class_names": dataset.class_names,
+        },
+        messages=experiment.messages,
+    )
+
+
+def _checkpoint(trainer: Trainer, experiment: Experiment) -> None:
+    state = trainer.state() | {"run_id": experiment.run_id, "threads": torch.get_num_threads()}
+    write_atomically(experiment.folder.checkpoint, pack(state))
+
+
+def _resume(trainer: Trainer, experiment: Experiment) -> None:
+    """Go on from the checkpoint if there is one; a damaged one, or another run's, is named and passed over."""
+    path = experiment.folder.checkpoint
+    if not path.exists():
+        return
+    try:
+        state = unpack(path.read_bytes())
+        if state.get("run_id") != experiment.run_id:
+            raise ValueError("it belongs to another run")
+        trainer.load_state(state)
+        torch.set_num_threads(state["threads"])
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        experiment.messages.append(f"{path.name} could not be used ({reason}): training started from the beginning")
+        # a state that was loaded half is worse than none
+        fresh = prepare(experiment.config)
+        trainer.__init__(fresh.network, fresh.dataset, fresh.config, fresh.device)
+
+
+def _interrupted(trainer: Trainer, experiment: Experiment) -> Interrupted:
+    _checkpoint(trainer, experiment)
+    experiment.folder.write_record(_record(trainer, experiment, "interrupted", "stopped by a signal"))
+    return Interrupted()
+
+
+def _failed(experiment: Experiment, error: Exception) -> RunRecord:
+    """The record of a run that raised, with the traceback in a file beside it; written if the disk still allows it."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    record = RunRecord(
+        run_id=experiment.run_id,
+        status="failed",
+        reason=f"{type(error).__name__}: {reason}",
+        config=as_plain(experiment.config),
+        versions=versions(),
+        messages=experiment.messages,
+    )
+    try:
+        write_atomically(experiment.folder.traceback, "".join(traceback.format_exception(error)).encode())
+        experiment.folder.write_record(record)
+    except OSError as unwritable:
+        record.messages.append(f"the record could not be written: {unwritable}")
+    return record
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        there = ", ".join(key for key, here in available.items() if here)
+        raise UserError(f"device={name} is not on this machine: choose one of auto, {there}")
+    return torch.device(name)
+
+
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a weights file; of model.safetensors for a run folder."""
+    path = path / "model.safetensors" if path.is_dir() else path
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,77 @@
+"""The penalty of a network while it trains: what its scope sees, summed call by call in the same pass."""
+
+from contextlib import ExitStack
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from eat_runner.config import PenaltyConfig
+from eat_runner.errors import UserError
+from eat_runner.penalties import PENALTIES, normalise
+from eat_runner.taps import Call, evaluation_mode, overwritten_calls, tap
+
+
+class Observer:
+    """A context manager: inside it, every forward pass with gradients leaves its penalty behind for ``collect``.
+
+    The sum of a call is formed in its hook, while the tensor is still in the cache. Passes without gradients are not
+    observed, and the network's own outputs are never changed. Attach it before compiling the network.
+    """
+
+    def __init__(self, model: nn.Module, config: PenaltyConfig, example: Tensor):
+        """example: a batch that the network takes (its values do not matter). UserError: the scope matches nothing."""
+        self.model, self.config = model, config
+        self.surrogate = PENALTIES[config.name]
+        matched = self._matched(example)
+        if not matched:
+            raise UserError(
+                f"penalty.scope={config.scope} matches nothing in this network: use penalty.scope=leaf_modules"
+            )
+        self.functional = any(call.module is None for call in matched)
+        self.copied = overwritten_calls(model, example, self.functional)
+        self.sums: list[Tensor] = []
+        self.elements: list[int] = []
+        self.attached = ExitStack()
+
+    def __enter__(self) -> "Observer":
+        self.attached.enter_context(tap(self.model, self._observe, self.functional))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.attached.close()
+
+    def collect(self, images: int, parameters: int) -> Tensor:
+        """The penalty of the pass that was just made, a float32 scalar with gradient; forgets the pass.
+
+        images: in the batch. parameters: of the network. Formulas: penalties.normalise.
+        """
+        sums, elements = self.sums, self.elements
+        self.sums, self.elements = [], []
+        return normalise(sums, elements, images, parameters, self.config.normalisation)
+
+    def _observe(self, call: Call) -> None:
+        if torch.is_grad_enabled() and self._in_scope(call):
+            kept = call.output.clone() if call.index in self.copied else call.output
+            self.sums.append(self.surrogate(kept, self.config.sigma))
+            self.elements.append(kept.numel())
+
+    def _in_scope(self, call: Call) -> bool:
+        if self.config.scope == "activations":
+            return call.is_activation
+        return call.module is not None and not isinstance(call.module, _DROPOUT)
+
+    def _matched(self, example: Tensor) -> list[Call]:
+        calls: list[Call] = []
+
+        def keep(call: Call) -> None:
+            if self._in_scope(call):
+                calls.append(call)
+
+        with evaluation_mode(self.model), torch.no_grad(), tap(self.model, keep):
+            self.model(example)
+        return calls
+
+
+# the code that the paper builds on leaves dropout out
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

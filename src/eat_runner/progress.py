@@ -1,0 +1,61 @@
+"""What a person sees while something takes long: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressBar:
+    """A context manager: ``bar.update(done, text)`` as often as you like; showing it costs next to nothing.
+
+    title: what is going on. total: how many units of work; time left is estimated from those done since the start.
+    """
+
+    def __init__(self, title: str, total: int, stream: TextIO | None = None):
+        stream = stream or sys.stderr
+        self.title, self.total, self.stream = title, total, stream
+        self.console = Console(file=stream)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self.console, transient=True)
+        self.task = self.bar.add_task(title, total=total, text="")
+        self.started = self.last_line = time.monotonic()
+        self.first = 0
+
+    def __enter__(self) -> "ProgressBar":
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def start_at(self, done: int) -> None:
+        """Say that ``done`` units were there before, so that they do not count in the time left."""
+        self.first = done
+        self.bar.reset(self.task, completed=done, total=self.total, text="")
+
+    def update(self, done: int, text: str = "") -> None:
+        """Show that ``done`` units are finished."""
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES or (done == self.total and self.last_line > self.started):
+            self.last_line = now
+            per_unit = (now - self.started) / max(done - self.first, 1)
+            left = round(per_unit * (self.total - done))
+            print(f"{self.title}  {done}/{self.total}  {left} s left  {text}", file=self.stream, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        if self.console.is_terminal:
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line, file=self.stream, flush=True)

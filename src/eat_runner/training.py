@@ -1,0 +1,336 @@
+"""The training loop: cross-entropy plus lambda times the penalty, in one forward pass.
+
+Reads top to bottom as the algorithm does (EAT, arXiv 2307.00368, Algorithm 1). Everything random is seeded by
+(seed, epoch, step), so a trainer that is loaded from a checkpoint goes on bit for bit on the same machine.
+"""
+
+import io
+import math
+import pickle
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+
+from eat_runner.config import ExperimentConfig, TrainerConfig
+from eat_runner.config.hardware import PublishedHardware
+from eat_runner.data import Dataset, ImageSet
+from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from eat_runner.energy.counts import Counts
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.meter import measure
+from eat_runner.models import Network
+from eat_runner.observer import Observer
+from eat_runner.schedules import lambda_at
+
+STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
+MONITORED_WITHOUT_SPLIT = 1000  # training images that stand in for a validation split in the firing rate
+PUBLISHED = PublishedHardware()
+COMPILE_FROM_STEPS = 10_000  # compile=auto: fewer steps than this do not pay for the compilation
+
+
+@dataclass
+class EpochRow:
+    """One row of history.csv. Training figures are means over the epoch's (augmented) batches; validation figures are
+    None where there was no evaluation. energy_ratio: ``published``, on the validation split. seconds: of training."""
+
+    epoch: int
+    lr: float
+    lambda_t: float
+    cross_entropy: float
+    penalty: float | None
+    train_accuracy: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    firing_rate: float | None = None
+    energy_ratio: float | None = None
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        figures = {
+            "loss": self.cross_entropy,
+            "penalty": self.penalty,
+            "accuracy": self.train_accuracy,
+            "validation": self.validation_accuracy,
+            "firing": self.firing_rate,
+            "ratio": self.energy_ratio,
+        }
+        text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+        return f"epoch {self.epoch}  {text}  {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network looked at on one split, in float32 and evaluation mode. loss: mean cross-entropy."""
+
+    accuracy: float
+    loss: float
+    counts: Counts
+
+
+class Trainer:
+    """A network on its way through the epochs.
+
+    ``for row in trainer.epochs(...)`` trains an epoch and hands out its row; ``state()`` after any step is all that is
+    needed to go on. Mean figures of an unfinished epoch are part of it.
+    """
+
+    def __init__(self, network: Network, dataset: Dataset, config: ExperimentConfig, device: torch.device):
+        self.network, self.dataset, self.config, self.device = network, dataset, config, device
+        self.model = network.module.to(device)
+        if config.trainer.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.steps = steps_per_epoch(len(dataset.train), config.trainer.batch_size)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        settings = config.trainer
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        self.lr_schedule = _lr_schedule(self.optimizer, settings, self.steps)
+        self.epoch = 0  # of these, finished
+        self.step = 0  # of these, done in the epoch that is under way
+        self.sums = torch.zeros(3, device=device, dtype=torch.float64)  # cross-entropy, penalty, correct answers
+        self.history: list[EpochRow] = []
+        self.seconds = 0.0
+
+    @property
+    def diverged(self) -> bool:
+        """True when the loss stopped being finite."""
+        last = self.history[-1] if self.history else None
+        return last is not None and not math.isfinite(last.cross_entropy + (last.penalty or 0.0))
+
+    @property
+    def done(self) -> bool:
+        return self.diverged or self.epoch >= self.config.trainer.epochs
+
+    def epochs(self, stop: Callable[[], bool], report: Callable[[int, str], None]) -> Iterator[EpochRow]:
+        """Train epoch by epoch; ends early, at a step, when ``stop()`` turns true.
+
+        report: called every few steps with the number of steps done so far and a line of figures.
+        """
+        if self.done:
+            return
+        with (
+            Observer(self.model, self.config.penalty, self._example()) if self._penalised else nullcontext() as observer
+        ):
+            forward = self._compiled()
+            while not self.done:
+                self._train_epoch(forward, observer, stop, report)
+                if self.step < self.steps:
+                    return
+                yield self._finish_epoch()
+
+    def state(self) -> dict[str, Any]:
+        """Everything to go on bit for bit: tensors and plain values only, so that it loads with weights_only=True."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": self.lr_schedule.state_dict() if self.lr_schedule else {},
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "seconds": self.seconds,
+            "history": [asdict(row) for row in self.history],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken. Raises KeyError or RuntimeError where it is of another network."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.lr_schedule:
+            self.lr_schedule.load_state_dict(state["lr_schedule"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums.copy_(state["sums"])
+        self.history = [EpochRow(**row) for row in state["history"]]
+
+    def weights(self) -> bytes:
+        """The network's parameters and buffers as a safetensors file."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        return safetensors.torch.save(tensors)
+
+    def evaluate(self, images: ImageSet, split: str, floor: bool = True) -> Evaluation:
+        """Accuracy, loss and counts of ``images`` in one metered pass. floor: meter the floor batch too."""
+        batch = self.config.meter.batch
+        batches = evaluation_batches(images, batch, *self.normalisation, self.device, self.network.channels)
+        logits: list[Tensor] = []
+        counts = measure(self.model, (x for x, _ in batches), self.config.meter, split, floor, logits.append)
+        answers = torch.cat(logits).float()
+        labels = torch.as_tensor(images.labels, device=self.device)
+        return Evaluation(
+            accuracy=float((answers.argmax(1) == labels).float().mean()),
+            loss=float(F.cross_entropy(answers, labels)),
+            counts=counts,
+        )
+
+    def monitor(self) -> None:
+        """Look at the validation split, or at some training images where none was cut, and complete the last row."""
+        if self.diverged:
+            return
+        split = self.dataset.validation
+        images = split if len(split) else self.dataset.train.first(MONITORED_WITHOUT_SPLIT)
+        evaluation = self.evaluate(images, "validation", floor=False)
+        row = self.history[-1]
+        if len(split):
+            row.validation_loss, row.validation_accuracy = evaluation.loss, evaluation.accuracy
+        row.firing_rate = evaluation.counts.firing_rate
+        if self.config.meter.batch == PUBLISHED.batch and self.config.meter.threshold == PUBLISHED.threshold:
+            row.energy_ratio = estimate(evaluation.counts, PUBLISHED, "validation").ratio
+
+    @property
+    def _penalised(self) -> bool:
+        return not self.config.is_baseline
+
+    def _train_epoch(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        observer: Observer | None,
+        stop: Callable[[], bool],
+        report: Callable[[int, str], None],
+    ) -> None:
+        config, images = self.config, self.config.trainer.batch_size
+        self.model.train()
+        started = time.perf_counter()
+        for x_nchw, labels in training_batches(
+            self.dataset.train,
+            config.dataset,
+            images,
+            *self.normalisation,
+            seed=config.seed,
+            epoch=self.epoch,
+            device=self.device,
+            first_step=self.step,
+            channels=self.network.channels,
+        ):
+            if stop():
+                break
+            torch.manual_seed(_mix(config.seed, self.epoch, self.step))  # dropout
+            with self.autocast():
+                logits = forward(x_nchw)
+                cross_entropy = F.cross_entropy(logits, labels)
+            loss = cross_entropy
+            self.sums[0] += cross_entropy.detach()
+            if observer is not None:
+                penalty = observer.collect(len(labels), self.parameters)
+                loss = cross_entropy + self.lambda_t * penalty
+                self.sums[1] += penalty.detach()
+            self.sums[2] += (logits.detach().argmax(1) == labels).float().mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if self.lr_schedule and config.trainer.lr_schedule != "exponential":
+                self.lr_schedule.step()
+            self.step += 1
+            if self.step % STEPS_BETWEEN_REPORTS == 0:
+                report(self.epoch * self.steps + self.step, self._figures())
+        self.seconds += time.perf_counter() - started
+
+    def _finish_epoch(self) -> EpochRow:
+        cross_entropy, penalty, accuracy = (self.sums / self.steps).tolist()
+        row = EpochRow(
+            epoch=self.epoch + 1,
+            lr=self.optimizer.param_groups[0]["lr"],
+            lambda_t=self.lambda_t_at(self.steps - 1),
+            cross_entropy=cross_entropy,
+            penalty=penalty if self._penalised else None,
+            train_accuracy=accuracy,
+            seconds=self.seconds,
+        )
+        if self.lr_schedule and self.config.trainer.lr_schedule == "exponential":
+            self.lr_schedule.step()
+        self.history.append(row)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.sums.zero_()
+        return row
+
+    @property
+    def lambda_t(self) -> float:
+        """lambda of the step that is under way."""
+        return self.lambda_t_at(self.step)
+
+    def lambda_t_at(self, step: int) -> float:
+        """lambda of a step of the epoch that is under way."""
+        config = self.config
+        if config.is_baseline:
+            return 0.0
+        step += self.epoch * self.steps
+        return lambda_at(config.schedule, config.lambda_, step, self.steps, config.trainer.epochs)
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the images' normalisation: the pretrained network's, else the data set's."""
+        if self.network.mean is not None and self.network.std is not None:
+            return self.network.mean, self.network.std
+        return self.dataset.mean, self.dataset.std
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 autocast where the configuration asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.trainer.precision == "bf16")
+
+    def _example(self) -> Tensor:
+        size = self.dataset.image_size
+        x = torch.zeros(2, self.network.channels, size, size, device=self.device)
+        return x.contiguous(memory_format=torch.channels_last) if self.config.trainer.channels_last else x
+
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        settings = self.config.trainer
+        planned = settings.epochs * self.steps
+        if settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS):
+            return torch.compile(self.model)
+        return self.model
+
+    def _figures(self) -> str:
+        cross_entropy, penalty, accuracy = (self.sums / max(self.step, 1)).tolist()
+        text = f"loss {cross_entropy:.3f}  accuracy {accuracy:.3f}"
+        if self._penalised:
+            text += f"  penalty {penalty:.3f}"
+        fired = next((row.firing_rate for row in reversed(self.history) if row.firing_rate is not None), None)
+        return text + (f"  firing {fired:.3f}" if fired is not None else "")
+
+
+def _lr_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainerConfig, steps: int
+) -> lr_scheduler.LRScheduler | None:
+    """exponential moves once an epoch, the others every step."""
+    total = settings.epochs * steps
+    if total == 0 or settings.lr_schedule == "constant":
+        return None
+    if settings.lr_schedule == "exponential":
+        return lr_scheduler.ExponentialLR(optimizer, settings.lr_gamma)
+    if settings.lr_schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+    return lr_scheduler.OneCycleLR(optimizer, max_lr=settings.lr, total_steps=total + 1, cycle_momentum=False)
+
+
+def _mix(seed: int, epoch: int, step: int) -> int:
+    """One number for a step's generator; different steps of a run never share one."""
+    return (seed * 1_000_003 + epoch) * 1_000_003 + step
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    """A state as a file: torch's zip format, every part with its CRC-32."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """The state that ``pack`` wrote; no code of the file is run. ValueError where it is damaged or something else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"it is damaged: {damaged} does not match its checksum")
+        state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError("it is damaged, or no checkpoint of this program") from error
+    if not isinstance(state, dict):
+        raise ValueError("it is no checkpoint of this program")
+    return state
