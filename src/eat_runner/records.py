@@ -1,0 +1,277 @@
+"""A run on disk: what was done, what came out, and the counts that every price list works from. No torch.
+
+Files are written whole (temporary file, fsync, rename), so a reader sees the old file or the new one. A record carries
+a checksum of itself and of the count files; what does not match is refused in one line that names the file.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from eat_runner.energy.counts import BatchCounts, Counts, LayerCounts, from_row, to_row
+from eat_runner.errors import UserError
+
+FORMAT = 1
+STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
+# A diverged run is deterministic: repeating it would diverge again.
+FINAL = frozenset({"finished", "diverged"})
+
+Scalar = str | int | float | bool | None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path`` so that no reader and no power cut ever sees a part of it.
+
+    Raises OSError (disk full, folder read-only or gone); the file that was there before is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the operating system can sync a folder."""
+    with suppress(PermissionError, NotImplementedError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """What record.json holds. Times are in seconds, energies in uJ per image, accuracies and rates in [0, 1].
+
+    config: the resolved configuration under the command line's names. baseline_id: shared by a run and the standard
+    training it is compared with. determinants: what the run id is a hash of. firing_rate: non-zeros / elements over the
+    activation outputs on the validation split; firing_rate_test: on the test split.
+    energy: hardware name -> split -> ratio, floor, energy_uj_per_image, dense_uj_per_image, as priced when the run
+    ended (reports price the counts again). uncounted: operations that the meter has no rule for.
+    files: SHA-256 of the count files; written by RunFolder.write_record.
+    """
+
+    run_id: str
+    status: str = "running"
+    reason: str = ""
+    format: int = FORMAT
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    baseline_id: str = ""
+    determinants: dict[str, Any] = field(default_factory=dict[str, Any])
+    data_fingerprint: str = ""
+    init_hash: str | None = None
+    versions: dict[str, str | None] = field(default_factory=dict[str, str | None])
+    machine: dict[str, Any] = field(default_factory=dict[str, Any])
+    git_commit: str | None = None
+    device: str = ""
+    threads: int = 1
+    timings: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    epochs_done: int = 0
+    parameters: int = 0
+    accuracy: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    loss: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    firing_rate: float | None = None
+    firing_rate_test: float | None = None
+    energy: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict[str, dict[str, dict[str, Any]]])
+    uncounted: list[str] = field(default_factory=list[str])
+    meter: dict[str, Any] = field(default_factory=dict[str, Any])
+    preprocessing: dict[str, Any] = field(default_factory=dict[str, Any])
+    messages: list[str] = field(default_factory=list[str])
+    files: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def final(self) -> bool:
+        """True where repeating the run would change nothing: it is finished, or it diverged."""
+        return self.status in FINAL
+
+
+class RunFolder:
+    """The files of one run. Reading raises UserError, one line that names the file; writing raises OSError."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.record = self.path / "record.json"
+        self.history = self.path / "history.csv"
+        self.layers = self.path / "layers.csv"
+        self.batches = self.path / "batches.csv"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.weights = self.path / "model.safetensors"
+        self.traceback = self.path / "traceback.txt"
+        self.lock = self.path / ".lock"
+
+    def create(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def is_final(self) -> bool:
+        """True if record.json says finished or diverged; False without a record. UserError where it is damaged."""
+        return self.record.exists() and self.read_record().final
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files of a killed writer. Only for the process that holds the run's claim."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        write_atomically(self.config, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode())
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write record.json with a checksum, and with those of the count files that are there."""
+        record.files = {path.name: _sha256(path.read_bytes()) for path in (self.layers, self.batches) if path.exists()}
+        values = _finite(asdict(record))
+        text = json.dumps(values | {"checksum": _checksum(values)}, indent=1, allow_nan=False, ensure_ascii=False)
+        write_atomically(self.record, text.encode(errors="backslashreplace") + b"\n")
+
+    def read_record(self) -> RunRecord:
+        """The record. UserError: missing, truncated, not JSON, of a newer format, damaged, or a key of another type."""
+        try:
+            values = json.loads(_read(self.record))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.record} is damaged (not JSON): delete it to repeat the run") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{self.record} is damaged (not a JSON object): delete it to repeat the run")
+        return _record_from(values, self.record)
+
+    def write_history(self, rows: Sequence[Mapping[str, Scalar]]) -> None:
+        """A row an epoch, a column for every key of the rows in the order in which they first come."""
+        write_atomically(self.history, csv_bytes(rows))
+
+    def read_history(self) -> list[dict[str, float | None]]:
+        """The epochs' numbers; None where a cell is empty."""
+        try:
+            return [
+                {key: float(cell) if cell else None for key, cell in row.items()} for row in self._rows(self.history)
+            ]
+        except ValueError as error:
+            raise UserError(f"{self.history} is damaged: {error}") from error
+
+    def write_counts(self, counts: Counts) -> None:
+        """layers.csv and batches.csv. The record's meter and uncounted keys hold the rest of ``counts``."""
+        write_atomically(self.layers, csv_bytes([to_row(row) for row in counts.layers]))
+        write_atomically(self.batches, csv_bytes([to_row(row) for row in counts.batches]))
+
+    def read_counts(self, record: RunRecord | None = None, *, layers: bool = True) -> Counts:
+        """The counts; ``record`` (this run's) saves reading it again, ``layers=False`` leaves layers.csv unread.
+
+        UserError: a file is missing or not the one that the record was written for.
+        """
+        record = record or self.read_record()
+        try:
+            return Counts(
+                layers=[from_row(LayerCounts, row) for row in self._rows(self.layers, record)] if layers else [],
+                batches=[from_row(BatchCounts, row) for row in self._rows(self.batches, record)],
+                batch=int(record.meter["batch"]),
+                threshold=float(record.meter["threshold"]),
+                uncounted=tuple(record.uncounted),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self.path}: the counts are damaged ({type(error).__name__}: {error})") from error
+
+    def _rows(self, path: Path, record: RunRecord | None = None) -> Iterable[dict[str, str]]:
+        data = _read(path)
+        if record is not None and record.files.get(path.name, "") not in {"", _sha256(data)}:
+            raise UserError(f"{path} is damaged: it is not the file that record.json was written for")
+        reader = csv.DictReader(io.StringIO(data.decode(errors="replace"), newline=""), strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(f"{path} is damaged: line {reader.line_num} has another number of cells")
+                yield row
+        except csv.Error as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+
+
+def csv_bytes(rows: Sequence[Mapping[str, Scalar]]) -> bytes:
+    """Rows as CSV (UTF-8, \\n). Floats keep every bit (repr), None is an empty cell."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _finite(value: Any) -> Any:
+    """``value`` as JSON can hold it: what is not finite becomes None, tuples become lists."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _record_from(values: dict[str, Any], path: Path) -> RunRecord:
+    version = values.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{path} is damaged: it has no format number")
+    if version > FORMAT:
+        raise UserError(f"{path} has format {version}, this version reads {FORMAT}: install a newer eat-runner")
+    checksum = values.pop("checksum", None)
+    if checksum != _checksum(values):
+        raise UserError(f"{path} is damaged (its checksum does not match): delete it to repeat the run")
+    for key, hint in _HINTS.items():
+        if key in values and not _fits(values[key], hint):
+            raise UserError(f"{path}: {key} is of another type than a record's {key}")
+    if "run_id" not in values or values.get("status") not in STATUSES:
+        raise UserError(f"{path}: a record needs a run_id and a status among {', '.join(STATUSES)}")
+    return RunRecord(**{f.name: values[f.name] for f in fields(RunRecord) if f.name in values})
+
+
+_HINTS: dict[str, Any] = get_type_hints(RunRecord)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of an annotated type; a whole number is a float too."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in {Union, types.UnionType}:
+        return any(_fits(value, choice) for choice in arguments)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
