@@ -5,7 +5,7 @@ import platform
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -69,7 +69,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Generator[Callable[[], bool]]:
     """Within the block SIGINT and SIGTERM only note that somebody wants to stop; the yielded function tells.
 
     A second SIGINT interrupts at once. Outside of the main thread signals are left alone.

@@ -1,9 +1,10 @@
 """An experiment, on one page: build the parts, train, measure, and return the record."""
 
 import hashlib
+import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from eat_runner.environment import git_commit, machine, stop_signals, versions
 from eat_runner.errors import UserError
 from eat_runner.models import Network
 from eat_runner.progress import ProgressBar
-from eat_runner.records import RunFolder, RunRecord, write_atomically
+from eat_runner.records import FINAL, RunFolder, RunRecord, write_atomically
 from eat_runner.training import Evaluation, Trainer, pack, unpack
 
 EXIT_CONTINUE_ME = 75
@@ -86,6 +87,51 @@ def run(config: ExperimentConfig) -> RunRecord:
             return _run(experiment)
         except Exception as error:  # a run that fails fails alone
             return _failed(experiment, error)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that would be made. status: as in its record, or ``missing``. seconds: what is expected to be left."""
+
+    run_id: str
+    folder: Path
+    status: str
+    seconds: float
+
+
+def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
+    """What the configurations would run, what is done, and how long the rest takes: measured over a few steps, once for
+    the runs that differ only in lambda and seed. Runs of the same identity are listed once. Nothing is written."""
+    planned: dict[str, PlannedRun] = {}
+    speeds: dict[str, float] = {}
+    for config in configs:
+        experiment = prepare(config)
+        folder, status = experiment.folder, "missing"
+        if folder.record.exists():
+            status = folder.read_record().status
+        elif folder.checkpoint.exists():
+            status = "interrupted"
+        seconds = 0.0
+        if status not in FINAL:
+            same = experiment.config.is_baseline, replace(experiment.config, seed=0, lambda_=0.0)
+            if repr(same) not in speeds:
+                speeds[repr(same)] = expected_seconds(experiment)
+            seconds = speeds[repr(same)]
+        planned[experiment.run_id] = PlannedRun(experiment.run_id, folder.path, status, seconds)
+    return list(planned.values())
+
+
+def expected_seconds(experiment: Experiment) -> float:
+    """Time for a whole run, from a few training steps and two metered batches made now."""
+    trainer = Trainer(experiment.network, experiment.dataset, experiment.config, experiment.device)
+    settings, dataset = experiment.config.trainer, experiment.dataset
+    step_s = trainer.seconds_per_step() if settings.epochs else 0.0
+    sample = dataset.test.first(2 * experiment.config.meter.batch)
+    started = time.perf_counter()
+    trainer.evaluate(sample, "test", floor=False)
+    image_s = (time.perf_counter() - started) / len(sample)
+    looks = len(dataset.validation) * (settings.epochs // settings.evaluate_every + 1) + len(dataset.test)
+    return settings.epochs * trainer.steps * step_s + looks * image_s
 
 
 def _run(experiment: Experiment) -> RunRecord:

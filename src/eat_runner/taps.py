@@ -7,7 +7,7 @@ and ``overwritten_calls`` finds the outputs that a listener must not keep withou
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +69,7 @@ _switched_off: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 @contextmanager
-def out_of_place(model: nn.Module) -> Iterator[frozenset[nn.Module]]:
+def out_of_place(model: nn.Module) -> Generator[frozenset[nn.Module]]:
     """Switch every ``inplace`` flag off for the time of the block; yields the modules that were built with it on."""
     switched = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     for module in switched:
@@ -84,7 +84,7 @@ def out_of_place(model: nn.Module) -> Iterator[frozenset[nn.Module]]:
 
 
 @contextmanager
-def tap(model: nn.Module, listener: Listener, functional: bool = True) -> Iterator[None]:
+def tap(model: nn.Module, listener: Listener, functional: bool = True) -> Generator[None]:
     """Report every call of ``model`` to ``listener`` while the block runs; nothing stays attached afterwards.
 
     functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
@@ -124,7 +124,7 @@ def overwritten_calls(model: nn.Module, x: Tensor, functional: bool = True) -> f
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Generator[None]:
     """Put every module into evaluation mode for the time of the block, then each back into its own."""
     training = [module for module in model.modules() if module.training]
     model.eval()

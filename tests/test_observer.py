@@ -1,0 +1,180 @@
+"""The penalty of a running network against a naive float64 version on plain clones, made without taps."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from eat_runner.config import PenaltyConfig
+from eat_runner.errors import UserError
+from eat_runner.observer import Observer
+
+# Mean over the 7 calls without dropout of sum(x²/(x²+sigma))/n of the network below, batch 4, float64
+PUBLISHED_FIXTURE = {1e-1: 0.907586545906165, 1e-4: 0.909178013847845, 1e-8: 0.909179687332626}
+GRADIENT_NORM = {1e-1: 0.0130911821176172, 1e-4: 1.55288866274793e-05}
+
+
+def ar(shape, mod, offset):
+    """Integers that repeat, so that every activation up to the last layer is an exact integer."""
+    n = torch.Size(shape).numel()
+    return (torch.arange(n, dtype=torch.float64) % mod - offset).reshape(shape)
+
+
+def integer_network():
+    conv, bn, linear = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, eps=0), nn.Linear(4, 5)
+    model = nn.Sequential(
+        conv, bn, nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), linear
+    ).double()
+    with torch.no_grad():
+        conv.weight.copy_(ar(conv.weight.shape, 7, 3))
+        conv.bias.copy_(ar((4,), 3, 1))
+        bn.weight.fill_(1)
+        bn.bias.copy_(ar((4,), 3, 1))
+        bn.running_mean.copy_(ar((4,), 2, 0))
+        bn.running_var.fill_(1)
+        linear.weight.copy_(ar((5, 4), 5, 2))
+        linear.bias.copy_(ar((5,), 2, 0))
+    return model.eval(), ar((4, 3, 8, 8), 11, 5)
+
+
+def penalty_of(model, x, config):
+    with Observer(model, config, x[:2]) as observer:
+        out = model(x)
+        return out, observer.collect(len(x), sum(p.numel() for p in model.parameters()))
+
+
+@pytest.mark.parametrize("sigma", PUBLISHED_FIXTURE)
+def test_published_fixture(sigma):
+    model, x = integer_network()
+    _, penalty = penalty_of(model, x, PenaltyConfig(sigma=sigma))
+    assert penalty.item() == pytest.approx(PUBLISHED_FIXTURE[sigma], rel=1e-12)
+    if sigma in GRADIENT_NORM:
+        penalty.backward()
+        assert model[0].weight.grad.norm().item() == pytest.approx(GRADIENT_NORM[sigma], rel=1e-9)
+
+
+class NaiveBasicBlock(nn.Module):
+    """A torchvision BasicBlock's parts, called so that nothing is overwritten; hands out each leaf call's output."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x, seen):
+        b = self.block
+
+        def see(y):
+            seen.append(y)
+            return y
+
+        y = see(b.bn1(see(b.conv1(x))))
+        y = see(F.relu(y))
+        y = see(b.bn2(see(b.conv2(y))))
+        identity = x
+        if b.downsample is not None:
+            identity = see(b.downsample[1](see(b.downsample[0](x))))
+        return see(F.relu(y + identity))
+
+
+def naive_activations(model, x):
+    seen = []
+
+    def see(y):
+        seen.append(y)
+        return y
+
+    y = see(F.relu(see(model.bn1(see(model.conv1(x))))))
+    y = see(model.maxpool(y))
+    for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
+        for block in layer:
+            y = NaiveBasicBlock(block)(y, seen)
+    y = see(model.avgpool(y))
+    see(model.fc(torch.flatten(y, 1)))
+    return seen
+
+
+@pytest.mark.parametrize("normalisation", ["layer_mean", "elements", "parameters"])
+def test_torchvision_resnet18_with_in_place_additions(normalisation):
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None, num_classes=10).double().eval()
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    seen = naive_activations(model, x)
+    assert len(seen) == 60
+    sums = [(y * y / (y * y + 1e-4)).sum() for y in seen]
+    parameters = sum(p.numel() for p in model.parameters())
+    expected = {
+        "layer_mean": sum(s / y.numel() for s, y in zip(sums, seen, strict=True)) / len(seen),
+        "elements": sum(sums) / sum(y.numel() for y in seen),
+        "parameters": sum(sums) / (3 * parameters),
+    }[normalisation]
+    expected.backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+
+    _, penalty = penalty_of(model, x, PenaltyConfig(normalisation=normalisation))
+    penalty.backward()
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-10)
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-6, atol=1e-12)
+
+
+def test_activation_scope_includes_functional_activations():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 4)
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return F.relu(self.second(self.relu(self.first(x))), inplace=True)
+
+    torch.manual_seed(0)
+    model, x = Functional().double(), torch.randn(7, 6, dtype=torch.float64)
+    hidden = torch.relu(x @ model.first.weight.T + model.first.bias)
+    out = torch.relu(hidden @ model.second.weight.T + model.second.bias)
+    expected = sum((y**2 / (y**2 + 1e-4)).mean() for y in (hidden, out)) / 2
+    _, penalty = penalty_of(model, x, PenaltyConfig(scope="activations"))
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_a_scope_that_matches_nothing_is_refused():
+    with pytest.raises(UserError, match="matches nothing"):
+        Observer(nn.Sequential(nn.Linear(2, 2)), PenaltyConfig(scope="activations"), torch.zeros(2, 2))
+
+
+def test_outputs_are_never_changed_and_evaluation_is_not_observed():
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None, num_classes=4).eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    out, _ = penalty_of(model, x, PenaltyConfig())
+    assert torch.equal(out, expected)
+    with Observer(model, PenaltyConfig(), x) as observer:
+        with torch.no_grad():
+            model(x)
+        assert observer.sums == []
+        model(x)
+        first = observer.collect(2, 1)
+        model(x)
+        assert torch.equal(first, observer.collect(2, 1))
+
+
+def test_float32_under_autocast():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    x = torch.randn(16, 64)
+    with Observer(model, PenaltyConfig(), x) as observer, torch.autocast("cpu", torch.bfloat16):
+        model(x)
+        penalty = observer.collect(16, 1)
+    assert penalty.dtype == torch.float32
+
+
+def test_a_compiled_network_is_observed():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)), torch.randn(4, 8)
+    _, expected = penalty_of(model, x, PenaltyConfig())
+    with Observer(model, PenaltyConfig(), x) as observer:
+        torch.compile(model, backend="eager")(x)
+        penalty = observer.collect(4, 1)
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
