@@ -107,7 +107,7 @@ IN_BACKWARD = {"l0": l0_in_backward}
 
 
 class _L0Surrogate(torch.autograd.Function):
-    """Saves x alone. With d = 1 + x^2 / sigma: forward n - sum 1 / d, backward (2 / sigma) x / d^2."""
+    """Saves x alone. With small = 1 / (1 + x^2 / sigma): forward n - sum small, backward (2 / sigma) x small^2."""
 
     @staticmethod
     def forward(x: Tensor, sigma: float) -> Tensor:
@@ -128,14 +128,14 @@ class _L0Surrogate(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if not _blockwise(x):
             scale = grad_outputs[0] * (2.0 / ctx.sigma)
-            return (x / _denominator(x, ctx.sigma).square_() * scale).to(x.dtype), None
+            return (_denominator(x, ctx.sigma).reciprocal_().square_() * x * scale).to(x.dtype), None
         x = _dense(x)
         gradient = torch.empty_like(x)
         scale = grad_outputs[0].item() * 2.0 / ctx.sigma
         zero = torch.zeros((), dtype=_wide(x))
         for scratch, block, out in _blocks(x, gradient):
-            squared = _denominator(block, ctx.sigma, scratch).square_()
-            torch.addcdiv(zero, block, squared, value=scale, out=out)
+            small = _denominator(block, ctx.sigma, scratch).reciprocal_()
+            torch.addcmul(zero, small.square_(), block, value=scale, out=out)
         return gradient, None
 
 
