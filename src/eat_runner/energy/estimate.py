@@ -50,6 +50,15 @@ class EnergyReport:
     uncounted: tuple[str, ...] = ()
     note: str = ""
 
+    def summary(self) -> dict[str, float | None]:
+        """The numbers without the layers: ratio, floor and energies per image."""
+        return {
+            "ratio": self.ratio,
+            "floor": self.floor,
+            "energy_uj_per_image": self.energy_uj_per_image,
+            "dense_uj_per_image": self.dense_uj_per_image,
+        }
+
 
 def estimate(counts: Counts, hardware: HardwareConfig, split: str = "test") -> EnergyReport:
     """Price the counts of ``split``.
