@@ -1,0 +1,48 @@
+# `make` alone lists the targets. PYTHON is the interpreter (3.11 or later) that .venv is made from.
+PYTHON ?= $(shell command -v python3 || command -v python)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test long lint check clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED)  ## make .venv and install the project for development
+
+demo: $(INSTALLED)  ## a lambda sweep on real digits, then table, front and plots (about three minutes)
+	$(BIN)/eat-run -m experiment=demo
+
+test: $(INSTALLED)  ## the tests (at most five minutes)
+	$(BIN)/python -m pytest -m "not long" -n auto --maxprocesses 4
+
+long: $(INSTALLED)  ## the tests that take longer
+	$(BIN)/python -m pytest -m long
+
+lint: $(INSTALLED)  ## format, style, types, imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+check: lint test  ## lint, then test
+
+clean:  ## remove .venv and caches; results and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv where it is; else uv from the index, inside the venv; else pip
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12" * (sys.version_info < (3, 11)))'
+	@if command -v uv >/dev/null; then \
+		{ test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
+		uv pip install --python $(BIN)/python --editable '.[dev]'; \
+	else \
+		{ test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
+		if $(BIN)/python -m pip install --quiet uv; \
+		then $(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]'; \
+		else $(BIN)/python -m pip install --editable '.[dev]'; fi; \
+	fi
+	@touch $@

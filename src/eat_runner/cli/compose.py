@@ -1,0 +1,112 @@
+"""From Hydra's configuration to the typed one: the schemas that conf/ is checked against, and the way out of Hydra."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+
+from eat_runner.config.dataset import DatasetConfig
+from eat_runner.config.hardware import SCHEMAS
+from eat_runner.config.model import ModelConfig
+from eat_runner.config.paths import conf_dir
+from eat_runner.config.penalty import PenaltyConfig
+from eat_runner.config.root import ExperimentConfig
+from eat_runner.config.schedule import ScheduleConfig
+from eat_runner.config.trainer import MeterConfig, TrainerConfig
+from eat_runner.errors import UserError
+
+HYDRA_VERSION_BASE = "1.3"
+CONFIG_NAME = "config"
+GROUPS: dict[str, dict[str, Any]] = {
+    "dataset": {"base_dataset": DatasetConfig},
+    "model": {"base_model": ModelConfig},
+    "penalty": {"base_penalty": PenaltyConfig},
+    "schedule": {"base_schedule": ScheduleConfig},
+    "hardware": {f"base_{rule}": schema for rule, schema in SCHEMAS.items()},
+    "trainer": {"base_trainer": TrainerConfig},
+}
+SUBTREES: dict[str, list[Any]] = {**{group: list(s.values()) for group, s in GROUPS.items()}, "meter": [MeterConfig]}
+ROOT_KEYS = {key.rstrip("_"): key for key in ExperimentConfig.__dataclass_fields__}
+NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode, str: StringNode}
+
+
+def _key_types() -> dict[str, str]:
+    types = {key: type(getattr(ExperimentConfig(), field)).__name__ for key, field in ROOT_KEYS.items()}
+    types["init"] = "str"
+    for group, schemas in SUBTREES.items():
+        del types[group]
+        types |= {f"{group}.{f.name}": getattr(f.type, "__name__", "int") for s in schemas for f in fields(s)}
+    return types
+
+
+# every key that can be set, such as trainer.epochs, and the name of its type
+KEY_TYPES = _key_types()
+
+
+def no_key(key: str) -> str:
+    """What to say about a key that does not exist: the likeliest one that does, or all that could be meant."""
+    group, _, leaf = key.rpartition(".")
+    inside = {known.rpartition(".")[2]: known for known in KEY_TYPES if known.startswith(f"{group}.")}
+    leaves = {known.rpartition(".")[2]: known for known in KEY_TYPES} | {n: n for n in (*SUBTREES, "experiment")}
+    if close := get_close_matches(leaf, inside or leaves, n=1):
+        return f"{key} is no key: did you mean {(inside or leaves)[close[0]]}?"
+    top = [name for name in leaves.values() if "." not in name]
+    return f"{key} is no key: choose among {', '.join(inside.values() or top)}"
+
+
+def root_schema() -> DictConfig:
+    """The root keys with their types and defaults, taken from ExperimentConfig.
+
+    A DictConfig of typed nodes, since ``lambda`` cannot be the name of a dataclass's field.
+    """
+    default = ExperimentConfig()
+    nodes: dict[str, Any] = {"meter": MeterConfig, "init": StringNode(default.init, is_optional=True)}
+    for key, field in ROOT_KEYS.items():
+        if key not in {*GROUPS, *nodes}:
+            value = getattr(default, field)
+            nodes[key] = NODES[type(value)](value, is_optional=False)
+    return DictConfig(nodes)
+
+
+def register_schemas() -> None:
+    """Store every schema under the name that the defaults lists in conf/ start with."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=root_schema())
+    for group, schemas in GROUPS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=name, node=schema)
+
+
+def to_experiment(config: DictConfig) -> ExperimentConfig:
+    """The typed, not yet range-checked configuration of a job. Raises UserError for a key too many or too few."""
+    job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    _check_keys(job)
+    values = OmegaConf.to_object(job)
+    assert isinstance(values, dict)
+    return ExperimentConfig(**{ROOT_KEYS[str(key)]: value for key, value in values.items()})
+
+
+def _check_keys(job: DictConfig) -> None:
+    """Struct mode refuses unknown keys; this refuses those that were added with + or removed with ~."""
+    for key in ROOT_KEYS:
+        if key not in job or (key in SUBTREES and not isinstance(job[key], DictConfig)):
+            raise UserError(f"{key} is missing: every key and group needs a value, so leave out what takes it away")
+    for key in map(str, job):
+        if key not in ROOT_KEYS:
+            raise UserError(no_key(key))
+        for inner in job[key] if key in SUBTREES else ():
+            if f"{key}.{inner}" not in KEY_TYPES:
+                raise UserError(no_key(f"{key}.{inner}"))
+
+
+def compose_experiment(overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The checked configuration that ``eat-run OVERRIDES`` would run; for tests and notebooks."""
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION_BASE):
+        config = to_experiment(compose(CONFIG_NAME, list(overrides)))
+    config.check()
+    return config

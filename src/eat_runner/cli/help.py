@@ -1,0 +1,38 @@
+"""The text of ``eat-run --help``."""
+
+from eat_runner.config.paths import conf_dir
+
+GROUPS = ("dataset", "model", "penalty", "schedule", "hardware", "trainer", "experiment")
+TEXT = """\
+Trains image classifiers with an energy penalty and shows what accuracy costs in inference energy.
+
+  eat-run                                       one run on the embedded digits, lambda=1
+  eat-run dataset=cifar10 lambda=1e-3           another data set, another weight of the penalty
+  eat-run -m lambda=0,0.5,1 seed=0,1            a sweep of six runs, then table, Pareto front and plots
+  eat-run -m experiment=demo plan=true          what would run, what is done, how long it takes
+  eat-run -m hydra/launcher=joblib lambda=0,1   several runs at once (extra: joblib; on a cluster: slurm)
+
+Groups (group=choice):
+{groups}
+
+Keys (key=value; all of them: eat-run --cfg job; explained in conf/config.yaml):
+  lambda seed init name results_dir data_dir download device threads selection on_error plan
+  and each group's, such as model.width=16 trainer.epochs=5 penalty.sigma=1e-3 meter.batch=100
+
+Flags:
+  -m, --multirun       sweep over key=a,b,c       -c, --cfg job    show the configuration and do nothing
+  -h, --help           this text                  --hydra-help     Hydra's own options
+
+Shell completion: eval "$(eat-run -sc install=bash)"   (or zsh, fish)
+Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped: the same command continues
+"""
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's YAML files."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def help_text() -> str:
+    """The whole text. Hydra's own help would compose a configuration and scan for plugins first."""
+    return TEXT.format(groups="\n".join(f"  {group:11} {', '.join(choices(group))}" for group in GROUPS))

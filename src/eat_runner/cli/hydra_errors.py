@@ -1,0 +1,97 @@
+"""What Hydra and OmegaConf complain about, in one line that says what is wrong and what would be right."""
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from hydra.errors import MissingConfigException, OverrideParseException
+
+from eat_runner.cli.compose import GROUPS, KEY_TYPES, no_key
+
+TYPE_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+EXTRAS = "joblib, submitit_local and slurm come with: pip install 'eat-runner[joblib,slurm]'"
+
+
+def explain(error: BaseException) -> str:
+    """One line for an exception of Hydra, OmegaConf or the YAML parser."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _unknown_choice(error.missing_cfg_file or "", list(error.options))
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: write key=value, and put quotes around values with special characters"
+    text = str(error)
+    for pattern, line in RULES:
+        if match := re.search(pattern, text, re.DOTALL):
+            return line(match)
+    return ": ".join(_flat(part) for part in (error, error.__cause__) if part is not None)
+
+
+def _unknown_choice(config: str, options: list[str]) -> str:
+    group, _, name = config.rpartition("/")
+    choices = [option for option in options if not option.startswith("base_")]
+    if group == "hydra/launcher":
+        return f"{group}={name} is unknown: choose one of {', '.join(choices)} ({EXTRAS})"
+    close = get_close_matches(name, choices, n=1)
+    hint = f"did you mean {group}={close[0]}? All: " if close else "choose one of "
+    return f"{group}={name} is unknown: {hint}{', '.join(choices)}"
+
+
+def _wrong_type(line: str) -> str:
+    key, _, value = line.lstrip("+").partition("=")
+    if key in GROUPS or key == "meter":
+        return f"{key} is a group of keys: change one of them, {key}.KEY=VALUE"
+    wanted = TYPE_NAMES[KEY_TYPES[key]] if key in KEY_TYPES else "of another type"
+    return f"{key}={value} is of the wrong type: {key} is {wanted}"
+
+
+def _no_override(match: re.Match[str]) -> str:
+    key = match["key"]
+    if key in GROUPS or key == "meter":
+        return f"{key} is a group of keys: change one of them, {key}.KEY=VALUE"
+    if "@" in key:
+        return f"{key} is no key: groups have one place here, so write {key.partition('@')[0]}=NAME"
+    if key.startswith("hydra"):
+        return f"{key} is no key of Hydra's: see eat-run --hydra-help"
+    return no_key(key)
+
+
+# what Hydra's message looks like, and what we say instead
+RULES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+    (r"^Could not override '(?P<key>[^']*)'", _no_override),
+    (r"^Error merging override (?P<line>[^\n]*)", lambda m: _wrong_type(m["line"])),
+    (
+        r"^(Ambiguous value for argument|Sweep parameters) '(?P<line>[^\n]*)'",
+        lambda m: f"{m['line']} has several values: add -m to sweep over them",
+    ),
+    (
+        r"^Could not append to config\. An item is already at '(?P<key>[^']*)'",
+        lambda m: f"+{m['key']}: this key is always there, so leave out the +",
+    ),
+    (
+        r"^Multiple values for (?P<group>[^ ]+)\. .*: (?P<name>[^']*)'",
+        lambda m: f"+{m['group']}: this group is always there, so write {m['group']}={m['name']}",
+    ),
+    (
+        r"^Could not delete from config\. (The value of )?'(?P<key>[^']*)'",
+        lambda m: f"~{m['key']}: keys cannot be removed, so leave it out",
+    ),
+    (
+        r"does not support sweep type : (?P<kind>\w+)_SWEEP",
+        lambda m: f"{m['kind'].lower()}(...) cannot be swept: list the values, key=a,b,c, or write range(...)",
+    ),
+    (
+        r"^Config group override must be a string or a list",
+        lambda m: "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
+    ),
+    (r"^Missing mandatory value: (?P<key>.*)", lambda m: f"{m['key']} has no value: give it one, {m['key']}=VALUE"),
+    (
+        r"^Cannot find primary config '(?P<name>[^']*)'",
+        lambda m: f"--config-name {m['name']}: there is no such file; leave the option out or add --config-dir",
+    ),
+]
+
+
+def _flat(error: BaseException) -> str:
+    """The message without what OmegaConf adds below it, in one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    useful = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return " ".join(useful)

@@ -1,0 +1,229 @@
+"""``eat-run``: one run or a sweep, then the summary, the front and the plots.
+
+Exit codes: 0 all is done; 1 a run failed; 2 bad input, nothing was started; 75 stopped, the same command continues.
+"""
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from eat_runner.claims import claim
+from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare, register_callback
+from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, register_schemas, to_experiment
+from eat_runner.cli.errors import one_line, one_line_errors
+from eat_runner.cli.help import help_text
+from eat_runner.cli.hydra_errors import explain
+from eat_runner.config.paths import conf_dir
+from eat_runner.config.root import ExperimentConfig
+from eat_runner.errors import UserError
+from eat_runner.records import FINAL, RunFolder
+
+if TYPE_CHECKING:
+    from eat_runner.experiment import PlannedRun
+
+PROGRAM = "eat-run"
+RUN_FAILED = 1
+CONTINUE_ME = 75
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        with one_line_errors(PROGRAM):
+            sys.exit(command(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(CONTINUE_ME)
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command line ``eat-run ARGUMENTS``; the exit code. Raises UserError for bad input."""
+    if check_flags(arguments).help:
+        print(help_text(), end="")
+        return 0
+    accepted: list[ExperimentConfig] = []
+    folders: list[Path] = []
+
+    def accept(jobs: list[ExperimentConfig]) -> None:
+        folders.extend(begin(jobs))
+        accepted.extend(jobs)
+
+    collated = False
+    try:
+        run_hydra(arguments, accept)
+    finally:
+        collated = collate(accepted)
+    return exit_code(folders) if collated else RUN_FAILED
+
+
+def begin(configs: list[ExperimentConfig]) -> list[Path]:
+    """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
+    from eat_runner import experiment
+
+    if any(config.plan for config in configs):
+        print_plan(experiment.plan(configs))
+        sys.exit(0)
+
+    def prepare_one(config: ExperimentConfig) -> Identity:
+        prepared = experiment.prepare(config)
+        return prepared.dataset.fingerprint, prepared.init_hash
+
+    return prepare(configs, prepare_one)
+
+
+def task(config: DictConfig) -> str:
+    """One job, possibly in a worker process of a launcher: run it and return its status."""
+    from eat_runner import experiment
+
+    job = to_experiment(config)
+    job.check()
+    record = experiment.run(job)
+    if record.status == "failed":
+        print(f"{PROGRAM}: run {record.run_id} failed: {record.reason}", file=sys.stderr, flush=True)
+        if job.on_error == "stop":
+            sys.exit(RUN_FAILED)
+    return record.status
+
+
+def collate(configs: list[ExperimentConfig]) -> bool:
+    """Write table, front and plots of each folder that the command ran in, and show them.
+
+    False where that was not possible: runs that were done stay done, so this is told and not raised.
+    """
+    if not configs:
+        return True
+    from eat_runner import report
+
+    reports = {(Path(c.results_dir) / c.name, c.hardware.name, c.selection): c for c in configs}
+    try:
+        for (folder, _, selection), config in reports.items():
+            report.show(report.write_report(folder, config.hardware, selection))
+    except (UserError, OSError) as error:
+        print(f"{PROGRAM}: no report: {one_line(error)}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def exit_code(folders: list[Path]) -> int:
+    """What the records on disk say about the command's runs, under whatever launcher they ran."""
+    statuses = {status(RunFolder(folder)) for folder in folders}
+    if statuses & {"failed", "missing"}:
+        return RUN_FAILED
+    return CONTINUE_ME if "interrupted" in statuses else 0
+
+
+def status(folder: RunFolder) -> str:
+    """The status in the record; without one, ``running`` where another process has the run, else ``missing``."""
+    if folder.record.exists():
+        return folder.read_record().status
+    if not folder.path.is_dir():
+        return "missing"
+    with claim(folder.path) as ours:
+        return "missing" if ours else "running"
+
+
+def print_plan(runs: "list[PlannedRun]") -> None:
+    """A line a run, and what is left to do."""
+    width = max(len(run.run_id) for run in runs)
+    todo = [run for run in runs if run.status not in FINAL]
+    for run in runs:
+        print(f"{run.run_id:{width}}  {run.status:11}  {_duration(run.seconds) if run in todo else ''}".rstrip())
+    time = f", about {_duration(sum(run.seconds for run in todo))}" if todo else ""
+    print(f"{len(runs)} runs: {len(runs) - len(todo)} done, {len(todo)} to do{time}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]], None]) -> None:
+    """Hand the command line to Hydra, and turn what it complains about into a UserError of one line."""
+    register_schemas()
+    register_callback()
+    BeforeJobs.accept = staticmethod(accept)
+    run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
+    with _arguments(arguments), _errors_from_hydra():
+        run()
+
+
+def check_flags(arguments: Sequence[str]) -> Namespace:
+    """Refuse the flags that Hydra would answer with a page or a traceback, and the one that loads a pickle."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> Any:
+        raise UserError(f"{message}: see {PROGRAM} --help")
+
+    parser.error = refuse
+    flags, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise UserError(f"{unknown[0]} is no option: see {PROGRAM} --help")
+    if flags.experimental_rerun is not None:
+        raise UserError("--experimental-rerun is not supported, since it loads a pickle: repeat the command instead")
+    if flags.run + flags.multirun + flags.shell_completion + (flags.cfg is not None) + (flags.info is not None) > 1:
+        raise UserError("only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time")
+    if flags.resolve and flags.cfg is None:
+        raise UserError("--resolve goes with --cfg: write --cfg job --resolve")
+    if flags.shell_completion and sum(o.startswith(("install=", "uninstall=", "query=")) for o in flags.overrides) != 1:
+        raise UserError(f"--shell-completion needs a shell: write {PROGRAM} -sc install=bash (or zsh, fish)")
+    return flags
+
+
+@contextmanager
+def _arguments(arguments: Sequence[str]) -> Generator[None]:
+    before = sys.argv
+    sys.argv = [PROGRAM, *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _errors_from_hydra() -> Generator[None]:
+    """Inside, Hydra raises instead of printing; what leaves is a UserError where it is a person's mistake."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except Refused as refused:
+        raise _readable(refused.__cause__) from refused.__cause__
+    except Exception as error:
+        if not _job_vanished(error):
+            raise _readable(error) from error
+        print(f"{PROGRAM}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _readable(error: BaseException | None) -> BaseException:
+    assert error is not None
+    theirs = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
+    return UserError(explain(error)) if theirs or str(error).startswith("Config group override") else error
+
+
+def _job_vanished(error: Exception) -> bool:
+    """True where submitit says that a job on the cluster ended without a result; the run's record says more."""
+    return type(error).__module__.startswith("submitit") and type(error).__name__ == "UncompletedJobError"
+
+
+def _stop(*_: Any) -> None:
+    sys.exit(CONTINUE_ME)
+
+
+if __name__ == "__main__":
+    main()
