@@ -15,7 +15,7 @@ from eat_runner.config import ExperimentConfig
 from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
 from eat_runner.data import Dataset
 from eat_runner.energy.counts import merge
-from eat_runner.energy.estimate import estimate
+from eat_runner.energy.estimate import EnergyReport, estimate
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.meter import NonFiniteError
 from eat_runner.environment import git_commit, machine, stop_signals, versions
@@ -156,6 +156,7 @@ def _run(experiment: Experiment) -> RunRecord:
         except NonFiniteError as error:
             record = _record(trainer, experiment, "diverged", str(error))
     folder.write_record(record)
+    folder.traceback.unlink(missing_ok=True)
     if not config.trainer.keep_checkpoint:
         folder.checkpoint.unlink(missing_ok=True)
     return record
@@ -184,8 +185,18 @@ def _measure(trainer: Trainer, experiment: Experiment, stop: Callable[[], bool])
     for name in builtin_hardware():
         hardware = load_hardware(name)
         if hardware.batch in (None, counts.batch) and hardware.threshold == counts.threshold:
-            record.energy[name] = {split: estimate(counts, hardware, split).summary() for split in evaluations}
+            record.energy[name] = {split: _summary(estimate(counts, hardware, split)) for split in evaluations}
     return record
+
+
+def _summary(report: EnergyReport) -> dict[str, float | None]:
+    """What the record keeps of an estimate; the layers can be priced from the counts at any time."""
+    return {
+        "ratio": report.ratio,
+        "floor": report.floor,
+        "energy_uj_per_image": report.energy_uj_per_image,
+        "dense_uj_per_image": report.dense_uj_per_image,
+    }
 
 
 def _record(trainer: Trainer, experiment: Experiment, status: str, reason: str = "") -> RunRecord:
@@ -215,9 +226,9 @@ def _record(trainer: Trainer, experiment: Experiment, status: str, reason: str =
         preprocessing={
             "image_size": dataset.image_size,
             "channels": network.channels,
-            "mean": mean,
-            "std": std,
-            "class_names": dataset.class_names,
+            "mean": list(mean),
+            "std": list(std),
+            "class_names": list(dataset.class_names),
         },
         messages=experiment.messages,
     )

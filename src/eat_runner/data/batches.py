@@ -1,0 +1,117 @@
+"""From images in memory to batches: shuffled and augmented as whole batches, in uint8 for as long as possible.
+
+What an epoch and a step draw depends on (seed, epoch, step) alone, so there is no generator state to save.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eat_runner.config import DatasetConfig
+from eat_runner.data.images import ImageSet
+
+Batch = tuple[Tensor, Tensor]  # x_nchw (float32, normalised, channels_last in memory), labels (int64)
+ORDER, AUGMENTATION = 0, 1  # what a generator is for
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in ``images``; the rest is left out of the epoch. One, smaller, where there is no whole one."""
+    return max(images // batch_size, 1)
+
+
+def training_batches(
+    images: ImageSet,
+    config: DatasetConfig,
+    batch_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    first_step: int = 0,
+    channels: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of one epoch from ``first_step`` on, augmented as ``config`` says.
+
+    mean, std: per channel, for values in [0, 1]. channels: repeat a grey channel so often.
+    """
+    order = torch.from_numpy(_generator(ORDER, seed, epoch).permutation(len(images))).to(device)
+    stored, labels = _tensors(images, device)
+    normalise = _Normalise(mean, std, device, channels)
+    for step in range(first_step, steps_per_epoch(len(images), batch_size)):
+        chosen = order[step * batch_size : (step + 1) * batch_size]
+        x_nhwc = _augment(stored[chosen], config, _generator(AUGMENTATION, seed, epoch, step))
+        yield normalise(x_nhwc), labels[chosen]
+
+
+def evaluation_batches(
+    images: ImageSet,
+    batch_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    channels: int | None = None,
+) -> Iterator[Batch]:
+    """All images in order, nothing augmented, the last batch possibly smaller."""
+    normalise = _Normalise(mean, std, device, channels)
+    stored, labels = _tensors(images, device)
+    for x_nhwc, batch_labels in zip(stored.split(batch_size), labels.split(batch_size), strict=True):
+        yield normalise(x_nhwc), batch_labels
+
+
+class _Normalise:
+    """uint8 NHWC -> float32 NCHW with mean 0 and standard deviation 1, in one pass after the conversion."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels: int | None):
+        scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))
+        shift = -torch.tensor(mean, dtype=torch.float64) * 255.0 * scale
+        self.scale, self.shift = (v.float().to(device) for v in (scale, shift))
+        self.channels = channels
+
+    def __call__(self, x_nhwc: Tensor) -> Tensor:
+        x = x_nhwc.to(torch.float32)
+        if self.channels is not None and self.channels != x.shape[-1]:
+            x = x.expand(*x.shape[:-1], self.channels)
+        return torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
+
+
+def _tensors(images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(images.images_nhwc).to(device), torch.from_numpy(images.labels).to(device)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _augment(x_nhwc: Tensor, config: DatasetConfig, draw: np.random.Generator) -> Tensor:
+    """Random shift (crop from a padded image), flip and rotation, each image its own; black comes in from outside."""
+    n, size = len(x_nhwc), x_nhwc.shape[1]
+    pad = config.crop_padding
+    shift = torch.from_numpy(draw.integers(-pad, pad + 1, (2, n))).to(x_nhwc.device)
+    flip = torch.from_numpy(draw.random(n) < 0.5).to(x_nhwc.device) & config.flip
+    if config.rotation_degrees > 0:
+        angle = draw.uniform(-config.rotation_degrees, config.rotation_degrees, n)
+        return _transform(x_nhwc, shift, flip, torch.from_numpy(np.deg2rad(angle)).float().to(x_nhwc.device))
+    if pad:
+        position = torch.arange(size, device=x_nhwc.device)
+        padded = F.pad(x_nhwc, (0, 0, pad, pad, pad, pad))
+        rows, columns = (position + s[:, None] + pad for s in shift)
+        image = torch.arange(n, device=x_nhwc.device)[:, None, None]
+        x_nhwc = padded[image, rows[:, :, None], columns[:, None, :]]
+    return torch.where(flip[:, None, None, None], x_nhwc.flip(2), x_nhwc) if config.flip else x_nhwc
+
+
+def _transform(x_nhwc: Tensor, shift: Tensor, flip: Tensor, angle: Tensor) -> Tensor:
+    """Shift, flip and rotation as one bilinear resampling; float32, NHWC, still 0 to 255."""
+    n, size = len(x_nhwc), x_nhwc.shape[1]
+    cosine, sine, mirror = angle.cos(), angle.sin(), 1.0 - 2.0 * flip.float()
+    rows, columns = (2.0 * s.float() / size for s in shift)  # grid_sample's unit is half an image
+    theta = torch.stack(
+        [torch.stack([mirror * cosine, -sine, columns], 1), torch.stack([mirror * sine, cosine, rows], 1)], 1
+    )
+    x_nchw = x_nhwc.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta, list(x_nchw.shape), align_corners=False)
+    return F.grid_sample(x_nchw, grid, align_corners=False).permute(0, 2, 3, 1).reshape(n, size, size, -1)

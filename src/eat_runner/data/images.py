@@ -1,0 +1,82 @@
+"""Images in memory, and how a training set is divided."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# the split is the same for every seed: seeds repeat a training, they do not change the data
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """images_nhwc: uint8, shape (N, size, size, channels). labels: int64, shape (N,).
+
+    groups: int64, shape (N,), or None: images of one group (a track of GTSRB) show the same object.
+    """
+
+    images_nhwc: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> "ImageSet":
+        """Those images, in that order, copied into memory."""
+        groups = None if self.groups is None else self.groups[indices]
+        return ImageSet(self.images_nhwc[indices], self.labels[indices], groups)
+
+    def first(self, count: int) -> "ImageSet":
+        """The first ``count`` images, or all if there are fewer."""
+        return self.take(np.arange(min(count, len(self))))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What an experiment trains and measures on.
+
+    validation may be empty. mean, std: of the training split's pixels, per channel, for values in [0, 1].
+    fingerprint: hash of the source's content and of the image size.
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+def validation_cut(images: ImageSet, share: float) -> NDArray[np.bool_]:
+    """True for the images of the validation split: of each class the given share, whole groups where there are any, at
+    least one image or group unless that would be the class's only one."""
+    chosen = np.zeros(len(images), dtype=bool)
+    if share == 0:
+        return chosen
+    units = np.arange(len(images)) if images.groups is None else images.groups
+    rng = np.random.default_rng(SPLIT_SEED)
+    for label in np.unique(images.labels):
+        of_class = np.flatnonzero(images.labels == label)
+        candidates = np.unique(units[of_class])
+        count = min(max(round(len(candidates) * share), 1), len(candidates) - 1)
+        picked = rng.choice(candidates, count, replace=False)
+        chosen[of_class[np.isin(units[of_class], picked)]] = True
+    return chosen
+
+
+def evenly(labels: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Indices, ascending, of ``limit`` images spread over the classes as evenly as they allow; all if limit is 0."""
+    if limit == 0 or limit >= len(labels):
+        return np.arange(len(labels))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)  # how many of the same class come before it in that order
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        rank[of_class] = np.arange(len(of_class))
+    return np.sort(np.lexsort((labels, rank))[:limit])

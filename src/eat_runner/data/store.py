@@ -1,0 +1,259 @@
+"""A data set as one folder of uint8 arrays: built once from its source, then mapped into memory.
+
+Safe when two processes build it at once (a lock), when one is killed while building (whole folders are renamed), and
+when bits rot (checksums; a store that does not match is built again).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from eat_runner.data.images import ImageSet
+from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, Source, stat_signature
+from eat_runner.errors import UserError
+from eat_runner.progress import ProgressBar
+
+FORMAT = 1
+FOLDER = ".eat-store"
+META = "meta.json"
+Moments = NDArray[np.int64]  # (N, 2, channels): sum and sum of squares of each training image's pixels
+
+
+class Store:
+    """What lies in a store's folder. moments make mean and deviation of any part of the training set exact and free."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]):
+        self.class_names = tuple(meta["class_names"])
+        self.channels: int = meta["channels"]
+        self.fingerprint: str = meta["fingerprint"]
+        self.train, self.test = (self._images(folder, split) for split in (TRAIN, TEST))
+        self.moments: Moments = np.load(folder / "moments.npy")
+
+    @staticmethod
+    def _images(folder: Path, split: str) -> ImageSet:
+        groups = np.load(folder / f"{split}-groups.npy")
+        return ImageSet(
+            np.load(folder / f"{split}-images.npy", mmap_mode="r"),
+            np.load(folder / f"{split}-labels.npy"),
+            None if len(groups) == 0 else groups,
+        )
+
+
+def open_store(name: str, source: Source, image_size: int, data_dir: Path, download: bool) -> Store:
+    """The data set's store, built now if there is none, it is damaged, or its source has changed.
+
+    Raises UserError for a data set that is missing or not what it should be, and for images that cannot be read.
+    """
+    found = source.find(data_dir, download)
+    signature = _signature(found)
+    parent = _parent(data_dir)
+    folder = parent / f"{name}-{image_size}"
+    with FileLock(parent / f"{name}-{image_size}.lock"):
+        meta = _valid(folder, signature)
+        if meta is None:
+            _build(folder, name, source, found, image_size)
+            # reading may have unpacked an archive, which changes what the source looks like
+            _write_meta(folder, signature=_signature(source.find(data_dir, False)))
+            meta = _valid(folder, None)
+            assert meta is not None
+        return Store(folder, meta)
+
+
+def _signature(found: Files | Arrays) -> str:
+    if isinstance(found, Arrays):
+        return found.version
+    try:
+        return stat_signature(found.root, found.content())
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _parent(data_dir: Path) -> Path:
+    """Beside the data, or in the user's cache where data_dir cannot be written."""
+    beside = data_dir / FOLDER
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=beside):
+            return beside
+    except OSError:
+        where = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
+        cache = platformdirs.user_cache_path("eat-runner") / where
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"neither {beside} nor {cache} can be written ({error.strerror}): point data_dir at a folder that can"
+            ) from error
+        return cache
+
+
+def _valid(folder: Path, signature: str | None) -> dict[str, Any] | None:
+    """The store's meta data if it is whole, undamaged and made from this source, else None."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        if meta["format"] != FORMAT or (signature is not None and meta["signature"] != signature):
+            return None
+        whole = all(_crc32(folder / name) == checksum for name, checksum in meta["checksums"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta if whole else None
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _build(folder: Path, name: str, source: Source, found: Files | Arrays, image_size: int) -> None:
+    """Make the folder as a whole: under another name first, then renamed."""
+    with _temporary_beside(folder) as making:
+        if isinstance(found, Arrays):
+            splits = {split: _resized(images, image_size) for split, images in found.read().items()}
+            content = _hash_arrays(splits)
+            for split, images in splits.items():
+                np.save(making / f"{split}-images.npy", images.images_nhwc)
+        else:
+            content = _decode(making, name, found, image_size)
+            splits = {
+                split: ImageSet(
+                    np.load(making / f"{split}-images.npy", mmap_mode="r"),
+                    np.array([image.label for image in images], dtype=np.int64),
+                    np.array([image.group for image in images], dtype=np.int64) if images[0].group >= 0 else None,
+                )
+                for split, images in found.splits.items()
+            }
+        _check(name, source, found, splits)
+        for split, images in splits.items():
+            np.save(making / f"{split}-labels.npy", images.labels)
+            np.save(making / f"{split}-groups.npy", np.array([]) if images.groups is None else images.groups)
+        np.save(making / "moments.npy", _moments(splits[TRAIN].images_nhwc))
+        _write_meta(
+            making,
+            format=FORMAT,
+            class_names=list(found.class_names),
+            channels=found.channels,
+            fingerprint=hashlib.sha256(f"{content} {image_size}".encode()).hexdigest()[:16],
+            checksums={path.name: _crc32(path) for path in sorted(making.glob("*.npy"))},
+        )
+        for path in making.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        making.rename(folder)
+
+
+@contextmanager
+def _temporary_beside(folder: Path) -> "Generator[Path]":
+    for left in folder.parent.glob(f"{folder.name}.making-*"):  # of a killed process: we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
+    making = Path(tempfile.mkdtemp(prefix=f"{folder.name}.making-", dir=folder.parent))
+    try:
+        yield making
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _write_meta(folder: Path, **values: Any) -> None:
+    path = folder / META
+    known = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known | values, indent=1))
+    temporary.replace(path)
+
+
+def _decode(making: Path, name: str, found: Files, image_size: int) -> str:
+    """Write <split>-images.npy of every split; returns the hash of all names and contents."""
+    digests: dict[str, str] = {str(path.relative_to(found.root)): _sha256(path) for path in found.tables}
+    total = sum(len(images) for images in found.splits.values())
+    done = 0
+    with ProgressBar(f"reading {name}", total) as progress, ThreadPoolExecutor() as pool:
+        for split, images in found.splits.items():
+            shape = (len(images), image_size, image_size, found.channels)
+            pixels = np.lib.format.open_memmap(making / f"{split}-images.npy", mode="w+", dtype=np.uint8, shape=shape)
+            read = pool.map(lambda path: _read_image(path, image_size), (image.path for image in images))
+            for i, (image, (value, digest)) in enumerate(zip(images, read, strict=True)):
+                pixels[i] = value
+                digests[str(image.path.relative_to(found.root))] = digest
+                done += 1
+                progress.update(done)
+            pixels.flush()
+    lines = "".join(f"{digest} {path}\n" for path, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_image(path: Path, size: int) -> tuple[NDArray[np.uint8], str]:
+    """An image as RGB of size x size pixels (bilinear where it has another size), and the hash of its file."""
+    try:
+        digest = _sha256(path)
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} is missing or no readable image ({type(error).__name__}): replace or remove it"
+        ) from error
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(rgb), digest
+
+
+def _resized(images: ImageSet, size: int) -> ImageSet:
+    pixels = images.images_nhwc
+    if pixels.shape[1:3] == (size, size):
+        return ImageSet(np.ascontiguousarray(pixels), images.labels, images.groups)
+    scaled = np.stack(
+        [
+            np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.BILINEAR))
+            for image in pixels
+        ]
+    )
+    return ImageSet(scaled.reshape(len(pixels), size, size, -1), images.labels, images.groups)
+
+
+def _hash_arrays(splits: dict[str, ImageSet]) -> str:
+    digest = hashlib.sha256()
+    for split, images in sorted(splits.items()):
+        digest.update(split.encode() + images.images_nhwc.tobytes() + images.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _check(name: str, source: Source, found: Files | Arrays, splits: dict[str, ImageSet]) -> None:
+    """What the official data set is known to be, and what every data set must be."""
+    counted = len(splits[TRAIN]), len(splits[TEST])
+    if source.images is not None and counted != source.images:
+        raise UserError(
+            f"{name} has {counted[0]} training and {counted[1]} test images, the official one has {source.images[0]} "
+            f"and {source.images[1]}: complete it, or use dataset=image_folder for your own"
+        )
+    if source.classes is not None and len(found.class_names) != source.classes:
+        raise UserError(f"{name} has {len(found.class_names)} classes, the official one has {source.classes}")
+
+
+def _moments(images_nhwc: NDArray[np.uint8]) -> Moments:
+    blocks = np.array_split(np.arange(len(images_nhwc)), max(len(images_nhwc) // 1000, 1))
+    return np.concatenate([_moments_of(images_nhwc[block[0] : block[-1] + 1]) for block in blocks])
+
+
+def _moments_of(block_nhwc: NDArray[np.uint8]) -> Moments:
+    values = block_nhwc.reshape(len(block_nhwc), -1, block_nhwc.shape[-1]).astype(np.int64)
+    return np.stack([values.sum(1), (values * values).sum(1)], axis=1)

@@ -1,0 +1,293 @@
+"""Experiments on real digits, small enough for a test: training against a naive loop, resuming, statuses, loading."""
+
+import json
+import signal
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import eat_runner
+from eat_runner import data, experiment, models
+from eat_runner.config import DatasetConfig, ExperimentConfig, ModelConfig, PenaltyConfig, ScheduleConfig, TrainerConfig
+from eat_runner.data.batches import training_batches
+from eat_runner.errors import UserError
+from eat_runner.records import RunFolder
+from eat_runner.training import Trainer, pack, unpack
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return ExperimentConfig(
+        dataset=DatasetConfig(train_limit=160, crop_padding=1, rotation_degrees=5.0),
+        model=ModelConfig(width=4),
+        schedule=ScheduleConfig(name="linear"),
+        trainer=TrainerConfig(epochs=2, batch_size=32, lr=0.05, compile="off"),
+        results_dir=str(tmp_path / "results"),
+        data_dir=str(tmp_path / "data"),
+        threads=1,
+        device="cpu",
+    )
+
+
+def trainer_of(config):
+    e = experiment.prepare(config)
+    return Trainer(e.network, e.dataset, e.config, e.device)
+
+
+def train(trainer, steps=None):
+    """To the end, or for so many steps."""
+    done = iter(range(10**9 if steps is None else steps))
+    for _ in trainer.epochs(lambda: next(done, None) is None, lambda *_: None):
+        pass
+    return trainer
+
+
+def same(a, b):
+    return all(torch.equal(x, b[key]) for key, x in a.items())
+
+
+def test_training_is_sgd_on_cross_entropy_plus_lambda_times_the_penalty(config):
+    """A loop written from the paper's Eq. 1 and 3, with plain hooks (a VGG has no additions that overwrite)."""
+    config = replace(
+        config,
+        model=ModelConfig(name="vgg11", width=4),
+        penalty=PenaltyConfig(sigma=1e-2),
+        schedule=ScheduleConfig(),
+        lambda_=2.0,
+        trainer=replace(config.trainer, epochs=1, lr_schedule="constant", weight_decay=0.01, channels_last=False),
+    )
+    trainer = train(trainer_of(config))
+
+    dataset = data.load(config.dataset, Path(config.data_dir), False)
+    torch.manual_seed(config.seed)
+    model = models.build(config.model, 8, 1, 10).module.train()
+    seen = []
+    leaves = [m for m in model.modules() if not any(m.children())]
+    for leaf in leaves:
+        if hasattr(leaf, "inplace"):
+            leaf.inplace = False
+        if not isinstance(leaf, torch.nn.Dropout):
+            leaf.register_forward_hook(lambda module, args, output: seen.append(output))
+    momentum = [torch.zeros_like(p) for p in model.parameters()]
+    losses = []
+    batches = training_batches(
+        dataset.train, config.dataset, 32, dataset.mean, dataset.std, seed=0, epoch=0, device=torch.device("cpu")
+    )
+    for x, y in batches:
+        seen.clear()
+        cross_entropy = F.cross_entropy(model(x), y)
+        penalty = sum((a * a / (a * a + 1e-2)).mean() for a in seen) / len(seen)
+        model.zero_grad()
+        (cross_entropy + 2.0 * penalty).backward()
+        losses.append((cross_entropy.item(), penalty.item()))
+        with torch.no_grad():
+            for p, v in zip(model.parameters(), momentum, strict=True):
+                v.mul_(0.9).add_(p.grad + 0.01 * p)
+                p.sub_(config.trainer.lr * v)
+    row = trainer.history[0]
+    assert row.cross_entropy == pytest.approx(sum(c for c, _ in losses) / len(losses), rel=1e-4)
+    assert row.penalty == pytest.approx(sum(p for _, p in losses) / len(losses), rel=1e-4)
+    for ours, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(config):
+    first, again = train(trainer_of(config)), train(trainer_of(config))
+    other = train(trainer_of(replace(config, seed=1)))
+    assert same(first.model.state_dict(), again.model.state_dict())
+    assert not same(first.model.state_dict(), other.model.state_dict())
+
+
+@pytest.mark.parametrize("lr_schedule", ["exponential", "onecycle", "cosine", "constant"])
+def test_a_trainer_resumes_to_the_bit_from_any_step(config, lr_schedule):
+    config = replace(config, trainer=replace(config.trainer, lr_schedule=lr_schedule))
+    whole = train(trainer_of(config))
+    for steps in (1, 5, 7):
+        part = train(trainer_of(config), steps)
+        assert not part.done
+        resumed = trainer_of(config)
+        resumed.load_state(unpack(pack(part.state())))
+        train(resumed)
+        assert same(resumed.model.state_dict(), whole.model.state_dict())
+        untimed = [[asdict(row) | {"seconds": 0} for row in t.history] for t in (resumed, whole)]
+        assert untimed[0] == untimed[1]
+
+
+def test_lambda_follows_its_schedule(config):
+    """Linear warm-up over half of 10 steps: progress of step k is k / 9, the factor twice that up to 1."""
+    trainer = train(trainer_of(replace(config, lambda_=1.0)))
+    assert trainer.steps == 5
+    assert [row.lambda_t for row in trainer.history] == pytest.approx([8 / 9, 1.0])
+
+
+def test_a_damaged_checkpoint_is_noticed(config):
+    data = bytearray(pack(train(trainer_of(config), 3).state()))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(ValueError, match="damaged"):
+        unpack(bytes(data))
+    with pytest.raises(ValueError, match="damaged"):
+        unpack(bytes(data[: len(data) // 2]))
+
+
+def test_a_run_writes_its_files_and_is_not_repeated(config):
+    record = experiment.run(config)
+    folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
+    assert (record.status, record.reason) == ("finished", "")
+    assert folder.read_record() == record
+    files = {path.name for path in folder.path.iterdir() if path.name != ".lock"}
+    assert files == {"config.yaml", "record.json", "history.csv", "layers.csv", "batches.csv", "model.safetensors"}
+    assert [row["epoch"] for row in folder.read_history()] == [1, 2]
+    written = folder.weights.stat().st_mtime_ns
+    assert experiment.run(config) == record
+    assert folder.weights.stat().st_mtime_ns == written
+
+
+def test_a_stopped_run_continues_to_the_same_result(config, tmp_path):
+    whole = experiment.run(replace(config, name="whole"))
+    steps = []
+
+    def stop_at_step_7(done: int, text: str = "") -> None:
+        steps.append(done)
+        if done == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eat_runner.training.STEPS_BETWEEN_REPORTS", 1)
+        patch.setattr("eat_runner.progress.ProgressBar.update", lambda self, done, text="": stop_at_step_7(done))
+        with pytest.raises(experiment.Interrupted) as stopped:
+            experiment.run(config)
+    assert stopped.value.code == 75
+    folder = RunFolder(Path(config.results_dir) / config.name / whole.run_id)
+    assert folder.read_record().status == "interrupted"
+    resumed = experiment.run(config)
+    other = RunFolder(Path(config.results_dir) / "whole" / whole.run_id)
+    assert folder.weights.read_bytes() == other.weights.read_bytes()
+    untimed = [replace(r, timings={}, config={}) for r in (resumed, whole)]
+    assert untimed[0] == untimed[1]
+
+
+def test_another_runs_checkpoint_is_not_used(config):
+    first = experiment.run(replace(config, trainer=replace(config.trainer, keep_checkpoint=True)))
+    other = replace(config, seed=1)
+    foreign = (Path(config.results_dir) / config.name / first.run_id / "checkpoint.pt").read_bytes()
+    expected = experiment.run(replace(other, name="clean"))
+    folder = Path(config.results_dir) / config.name / expected.run_id
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(foreign)
+    record = experiment.run(other)
+    assert record.messages == [
+        "checkpoint.pt could not be used (it belongs to another run): training started from the beginning"
+    ]
+    assert record.accuracy == expected.accuracy
+
+
+def test_a_diverged_run_is_a_result(config):
+    record = experiment.run(replace(config, trainer=replace(config.trainer, lr=1e30, lr_schedule="constant")))
+    assert record.status == "diverged"
+    assert record.accuracy["test"] is None
+    assert record.final
+
+
+def test_a_failing_run_keeps_its_traceback(config, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory\nmore lines")
+
+    monkeypatch.setattr(Trainer, "monitor", fail)
+    record = experiment.run(config)
+    folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
+    assert (record.status, record.reason) == ("failed", "RuntimeError: out of memory")
+    assert "more lines" in folder.traceback.read_text()
+    monkeypatch.undo()
+    assert experiment.run(config).status == "finished"
+    assert not folder.traceback.exists()
+
+
+def test_zero_epochs_only_measures(config, tmp_path):
+    trained = experiment.run(config)
+    weights = Path(config.results_dir) / config.name / trained.run_id
+    measured = experiment.run(
+        replace(config, init=str(weights), trainer=replace(config.trainer, epochs=0), lambda_=0.0, name="measured")
+    )
+    assert measured.status == "finished"
+    assert measured.run_id != trained.run_id
+    assert measured.accuracy["test"] == trained.accuracy["test"]
+    assert measured.energy["published"]["test"]["ratio"] == trained.energy["published"]["test"]["ratio"]
+
+
+def test_a_finished_run_can_be_loaded(config):
+    record = experiment.run(config)
+    run = eat_runner.load_run(Path(config.results_dir) / config.name / record.run_id)
+    dataset = data.load(config.dataset, Path(config.data_dir), False)
+    images = torch.from_numpy(dataset.test.images_nhwc.copy()).permute(0, 3, 1, 2)
+    answers = run.model(run.preprocessing(images)).argmax(1)
+    correct = (answers == torch.as_tensor(dataset.test.labels)).float().mean().item()
+    assert correct == pytest.approx(record.accuracy["test"], abs=1e-6)
+    assert run.class_names == tuple("0123456789")
+
+
+def test_a_plan_lists_what_is_done_and_what_is_left(config):
+    done = experiment.run(config)
+    planned = experiment.plan([config, replace(config, seed=1), replace(config, lambda_=0.0), replace(config, seed=1)])
+    assert [run.status for run in planned] == ["finished", "missing", "missing"]
+    assert planned[0].run_id == done.run_id
+    assert planned[0].seconds == 0
+    assert all(run.seconds > 0 for run in planned[1:])
+    assert not planned[1].folder.exists()
+
+
+def test_a_baseline_has_no_penalty_in_its_identity(config):
+    grid = [replace(config, lambda_=0.0, penalty=PenaltyConfig(sigma=s)) for s in (1e-4, 1e-2)]
+    assert len({run.run_id for run in experiment.plan(grid)}) == 1
+
+
+def test_without_a_validation_split_training_images_are_monitored(config):
+    whole = replace(config.dataset, validation=0.0)
+    record = experiment.run(replace(config, dataset=whole))
+    history = RunFolder(Path(config.results_dir) / config.name / record.run_id).read_history()
+    assert record.accuracy["validation"] is None
+    assert history[-1]["validation_accuracy"] is None
+    assert 0 < history[-1]["firing_rate"] < 1
+
+
+def test_another_process_has_the_run(config):
+    from eat_runner.claims import claim
+
+    folder = experiment.prepare(config).folder
+    folder.create()
+    seen = []
+    with claim(folder.path) as ours:
+        assert ours
+        other = threading.Thread(target=lambda: seen.append(experiment.run(config)))
+        other.start()
+        other.join()
+    assert seen[0].status == "running"
+    assert not folder.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"device": "mps"}, "device=mps is not on this machine: choose one of auto, cpu"),
+        ({"lambda_": -1.0}, "lambda=-1 is out of range: it must be a finite number >= 0"),
+        ({"init": "nowhere.pt"}, "nowhere.pt"),
+    ],
+)
+def test_prepare_refuses(config, change, line):
+    with pytest.raises(UserError) as refused:
+        experiment.prepare(replace(config, **change))
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_record_is_plain_json(config):
+    record = experiment.run(replace(config, lambda_=0.0))
+    path = Path(config.results_dir) / config.name / record.run_id / "record.json"
+    values = json.loads(path.read_text())
+    assert values["config"]["lambda"] == 0
+    assert values["determinants"]["penalty"] == {"name": "none"}
+    assert set(values["versions"]) >= {"python", "torch"}
