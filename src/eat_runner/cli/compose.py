@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     "hardware": {f"base_{rule}": schema for rule, schema in SCHEMAS.items()},
     "trainer": {"base_trainer": TrainerConfig},
 }
-SUBTREES: dict[str, list[Any]] = {**{group: list(s.values()) for group, s in GROUPS.items()}, "meter": [MeterConfig]}
+SUBTREES: dict[str, list[Any]] = {"meter": [MeterConfig], **{group: list(s.values()) for group, s in GROUPS.items()}}
 ROOT_KEYS = {key.rstrip("_"): key for key in ExperimentConfig.__dataclass_fields__}
 NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode, str: StringNode}
 
@@ -49,12 +49,14 @@ KEY_TYPES = _key_types()
 
 def no_key(key: str) -> str:
     """What to say about a key that does not exist: the likeliest one that does, or all that could be meant."""
-    group, _, leaf = key.rpartition(".")
+    group, _, leaf = key.replace("/", ".").rpartition(".")
     inside = {known.rpartition(".")[2]: known for known in KEY_TYPES if known.startswith(f"{group}.")}
-    leaves = {known.rpartition(".")[2]: known for known in KEY_TYPES} | {n: n for n in (*SUBTREES, "experiment")}
-    if close := get_close_matches(leaf, inside or leaves, n=1):
-        return f"{key} is no key: did you mean {(inside or leaves)[close[0]]}?"
-    top = [name for name in leaves.values() if "." not in name]
+    top = [*(known for known in KEY_TYPES if "." not in known), *SUBTREES, "experiment"]
+    # of keys that end alike, the first: root keys, then meter and the groups
+    anywhere = {known.rpartition(".")[2]: known for known in reversed([*top, *KEY_TYPES])}
+    meant = inside or anywhere
+    if close := get_close_matches(leaf, meant, n=1):
+        return f"{key} is no key: did you mean {meant[close[0]]}?"
     return f"{key} is no key: choose among {', '.join(inside.values() or top)}"
 
 
@@ -96,6 +98,8 @@ def _check_keys(job: DictConfig) -> None:
         if key not in job or (key in SUBTREES and not isinstance(job[key], DictConfig)):
             raise UserError(f"{key} is missing: every key and group needs a value, so leave out what takes it away")
     for key in map(str, job):
+        if key == "experiment":
+            raise UserError("an experiment's file must begin with the line: # @package _global_")
         if key not in ROOT_KEYS:
             raise UserError(no_key(key))
         for inner in job[key] if key in SUBTREES else ():

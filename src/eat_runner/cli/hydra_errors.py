@@ -82,7 +82,15 @@ RULES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         r"^Config group override must be a string or a list",
         lambda m: "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
     ),
-    (r"^Missing mandatory value: (?P<key>.*)", lambda m: f"{m['key']} has no value: give it one, {m['key']}=VALUE"),
+    (r"^Interpolation key '(?P<key>[^']*)' not found", lambda m: f"${{{m['key']}}}: there is no key {m['key']}"),
+    (
+        r"Environment variable '(?P<name>[^']*)' not found",
+        lambda m: f"${{oc.env:{m['name']}}}: the environment variable {m['name']} is not set",
+    ),
+    (
+        r"^Additional config directory '(?P<folder>.*)' not found",
+        lambda m: f"--config-dir {m['folder']}: there is no such folder",
+    ),
     (
         r"^Cannot find primary config '(?P<name>[^']*)'",
         lambda m: f"--config-name {m['name']}: there is no such file; leave the option out or add --config-dir",

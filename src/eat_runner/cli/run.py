@@ -202,7 +202,7 @@ def _errors_from_hydra() -> Generator[None]:
     except Exception as error:
         if not _job_vanished(error):
             raise _readable(error) from error
-        print(f"{PROGRAM}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: {' '.join(str(error).splitlines()[:2])}", file=sys.stderr, flush=True)
     finally:
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]

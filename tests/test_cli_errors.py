@@ -1,0 +1,223 @@
+"""Every mistake on eat-run's command line: the exact line that is printed, exit code 2, and nothing started."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import eat_runner
+from eat_runner.cli import run
+
+MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
+ROOT = (
+    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
+    "dataset, model, penalty, schedule, hardware, trainer, experiment"
+)
+QUOTES = "write key=value, and put quotes around values with special characters"
+GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
+FINITE_0 = "is out of range: it must be a finite number >= 0"
+ABOVE_0 = "is out of range: it must be a finite number > 0"
+
+# command line -> what stands behind "eat-run: error: "
+BAD: dict[str, str] = {
+    # names
+    "lamda=1": "lamda is no key: did you mean lambda?",
+    "lambda_=1": "lambda_ is no key: did you mean lambda?",
+    "sead=1": "sead is no key: did you mean seed?",
+    "epochs=3": "epochs is no key: did you mean trainer.epochs?",
+    "nam=x": "nam is no key: did you mean name?",
+    "batch=50": "batch is no key: did you mean meter.batch?",
+    "widht=3": "widht is no key: did you mean model.width?",
+    "model.widht=3": "model.widht is no key: did you mean model.width?",
+    "trainer.bogus=1": "trainer.bogus is no key: choose among trainer.epochs, trainer.batch_size, trainer.lr, "
+    "trainer.momentum, trainer.weight_decay, trainer.lr_schedule, trainer.lr_gamma, trainer.precision, "
+    "trainer.channels_last, trainer.compile, trainer.evaluate_every, trainer.checkpoint_every, trainer.keep_checkpoint",
+    "zzz=1": f"zzz is no key: choose among {ROOT}",
+    "zzz.a.b=1": f"zzz.a.b is no key: choose among {ROOT}",
+    "penalty/sigma=1": "penalty/sigma is no key: did you mean penalty.sigma?",
+    "hydra.nope=1": "hydra.nope is no key of Hydra's: see eat-run --hydra-help",
+    "-m lambda=0,1 lamda=2": "lamda is no key: did you mean lambda?",
+    # choices of a group
+    "model=zzz": f"model=zzz is unknown: choose one of {MODELS}",
+    "model=resnet19": f"model=resnet19 is unknown: did you mean model=resnet18? All: {MODELS}",
+    "model=": f"model= is unknown: choose one of {MODELS}",
+    "-m model=resnet18,zzz": f"model=zzz is unknown: choose one of {MODELS}",
+    "trainer=fats": "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",
+    "penalty=l1": "penalty=l1 is unknown: choose one of l0, none",
+    "schedule=warm": "schedule=warm is unknown: choose one of constant, cosine, exponential, linear, step",
+    "trainer=null": GROUP_EMPTY,
+    "dataset=5": GROUP_EMPTY,
+    "=5": GROUP_EMPTY,
+    "dataset={a:1}": "dataset is a group of keys: change one of them, dataset.KEY=VALUE",
+    "meter=null": "meter is missing: every key and group needs a value, so leave out what takes it away",
+    "model@x=resnet18": "model@x is no key: groups have one place here, so write model=NAME",
+    # types
+    "lambda=abc": "lambda=abc is of the wrong type: lambda is a number",
+    "lambda=": "lambda= is of the wrong type: lambda is a number",
+    "lambda=null": "lambda=null is of the wrong type: lambda is a number",
+    "lambda=[1,2]": "lambda=[1,2] is of the wrong type: lambda is a number",
+    "lambda={a:1}": "lambda={a:1} is of the wrong type: lambda is a number",
+    "-m lambda=0,abc": "lambda=abc is of the wrong type: lambda is a number",
+    "lambda=???": "lambda is missing: every key and group needs a value, so leave out what takes it away",
+    "seed=1.5": "seed=1.5 is of the wrong type: seed is a whole number",
+    "seed=true": "seed=true is of the wrong type: seed is a whole number",
+    "-m seed=1,b": "seed=b is of the wrong type: seed is a whole number",
+    "download=maybe": "download=maybe is of the wrong type: download is true or false",
+    "init=[1]": "init=[1] is of the wrong type: init is text",
+    "trainer.epochs=ten": "trainer.epochs=ten is of the wrong type: trainer.epochs is a whole number",
+    "model.width=null": "model.width=null is of the wrong type: model.width is a whole number",
+    "meter.batch=x": "meter.batch=x is of the wrong type: meter.batch is a whole number",
+    "hardware.multiply_pj=much": "hardware.multiply_pj=much is of the wrong type: hardware.multiply_pj is a number",
+    # ranges
+    "lambda=-1": f"lambda=-1 {FINITE_0}",
+    "lambda=nan": f"lambda=nan {FINITE_0}",
+    "lambda=inf": f"lambda=inf {FINITE_0}",
+    "lambda=1e400": f"lambda=inf {FINITE_0}",
+    "-m lambda=0,1,-1": f"lambda=-1 {FINITE_0}",
+    "-m lambda=0,nan": f"lambda=nan {FINITE_0}",
+    "-m lambda=inf,0": f"lambda=inf {FINITE_0}",
+    "seed=-1": "seed=-1 is out of range: it must be between 0 and 2.14748e+09",
+    "threads=0": "threads=0 is out of range: it must be between 1 and 1024",
+    "penalty.sigma=0": f"penalty.sigma=0 {ABOVE_0}",
+    "penalty.sigma=nan": f"penalty.sigma=nan {ABOVE_0}",
+    "-m penalty.sigma=1e-4,0": f"penalty.sigma=0 {ABOVE_0}",
+    "trainer.epochs=-3": "trainer.epochs=-3 is out of range: it must be between 0 and 100000",
+    "trainer.batch_size=0": "trainer.batch_size=0 is out of range: it must be between 1 and 1e+06",
+    "trainer.lr=0": f"trainer.lr=0 {ABOVE_0}",
+    "trainer.momentum=1.5": "trainer.momentum=1.5 is out of range: it must be between 0 and 1",
+    "trainer.momentum=nan": "trainer.momentum=nan is out of range: it must be between 0 and 1",
+    "trainer.precision=fp8": "trainer.precision=fp8 is unknown: choose one of fp32, bf16",
+    "dataset.validation=0.9": "dataset.validation=0.9 is out of range: it must be between 0 and 0.5",
+    "model.width=0": "model.width=0 is out of range: it must be between 1 and 1024",
+    "model.stem=5x5": "model.stem=5x5 is unknown: choose one of auto, 3x3, 7x7",
+    "penalty.scope=all": "penalty.scope=all is unknown: choose one of leaf_modules, activations",
+    "meter.batch=0": "meter.batch=0 is out of range: it must be between 1 and 1e+06",
+    "hardware.multiply_pj=-1": f"hardware.multiply_pj=-1 {FINITE_0}",
+    "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
+    "selection=best": "selection=best is unknown: choose one of validation, paper",
+    "on_error=retry": "on_error=retry is unknown: choose one of continue, stop",
+    "name=a/b": "name='a/b' is no folder name: use letters, digits, '-', '_' and '.'",
+    "name=..": "name='..' is no folder name: use letters, digits, '-', '_' and '.'",
+    # grammar
+    "lambda": f"cannot read 'lambda': {QUOTES}",
+    "lambda=[1": f"cannot read 'lambda=[1': {QUOTES}",
+    "model=resnet18=3": f"cannot read 'model=resnet18=3': {QUOTES}",
+    "lambda=1,2": "lambda=1,2 has several values: add -m to sweep over them",
+    "lambda=range(3)": "lambda=range(3) has several values: add -m to sweep over them",
+    "-m lambda=interval(0,1)": "interval(...) cannot be swept: list the values, key=a,b,c, or write range(...)",
+    "+lambda=3": "+lambda: this key is always there, so leave out the +",
+    "+model=resnet34": "+model: this group is always there, so write model=resnet34",
+    "+zzz=1": f"zzz is no key: choose among {ROOT}",
+    "++model.widht=3": "model.widht is no key: did you mean model.width?",
+    "~lambda": "lambda is missing: every key and group needs a value, so leave out what takes it away",
+    "~model": "model is missing: every key and group needs a value, so leave out what takes it away",
+    "~nope": "~nope: keys cannot be removed, so leave it out",
+    "name=${nope}": "${nope}: there is no key nope",
+    "data_dir=${oc.env:NO_SUCH_VARIABLE}": "${oc.env:NO_SUCH_VARIABLE}: "
+    "the environment variable NO_SUCH_VARIABLE is not set",
+    # flags
+    "--bogus": "--bogus is no option: see eat-run --help",
+    "-m --cfg job": "only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time",
+    "--cfg": "argument --cfg/-c: expected one argument: see eat-run --help",
+    "--resolve": "--resolve goes with --cfg: write --cfg job --resolve",
+    "-sc": "--shell-completion needs a shell: write eat-run -sc install=bash (or zsh, fish)",
+    "--config-name nope": "--config-name nope: there is no such file; leave the option out or add --config-dir",
+    "--config-dir /no/such": "--config-dir /no/such: there is no such folder",
+    "--experimental-rerun x.pickle": "--experimental-rerun is not supported, since it loads a pickle: "
+    "repeat the command instead",
+}
+
+Command = Callable[[str], tuple[int, str]]
+
+
+class Untouched(ModuleType):
+    """Stands where experiment.py is: no mistake in this file may get that far."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"experiment.{name} was used")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs eat-run in this process, without an experiment; its exit code and what it wrote to stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    fake = Untouched("eat_runner.experiment")
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(eat_runner, "experiment", fake, raising=False)
+
+    def call(line: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["eat-run", *line.split()])
+        with pytest.raises(SystemExit) as stopped:
+            run.main()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, capsys.readouterr().err
+
+    return call
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_mistake_is_one_line_and_starts_nothing(line: str, command: Command, tmp_path: Path) -> None:
+    assert command(line) == (2, f"eat-run: error: {BAD[line]}\n")
+    assert not list(tmp_path.iterdir())
+
+
+EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "typo": ("# @package _global_\nlamda: 3\n", "lamda is no key: did you mean lambda?"),
+    "type": (
+        "# @package _global_\nlambda: high\n",
+        "In 'experiment/type': ValidationError raised while composing config: "
+        "Value 'high' of type 'str' could not be converted to Float",
+    ),
+    "yaml": (
+        "# @package _global_\na: 3\n  x: 1\n",
+        'mapping values are not allowed here in "{file}", line 3, column 4',
+    ),
+    "empty": ("", "an experiment's file must begin with the line: # @package _global_"),
+    "choice": (
+        "# @package _global_\ndefaults: [{override /trainer: fats}]\n",
+        "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",
+    ),
+    "params": (
+        "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {lambda: '0,x'}}}\n",
+        "lambda=x is of the wrong type: lambda is a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_mistake_in_somebodys_experiment_file(name: str, command: Command, tmp_path: Path) -> None:
+    text, message = EXPERIMENTS[name]
+    file = tmp_path / "experiment" / f"{name}.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    line = message.replace("{file}", str(file))
+    assert command(f"--config-dir {tmp_path} experiment={name}") == (2, f"eat-run: error: {line}\n")
+
+
+def test_an_unknown_launcher_says_where_launchers_come_from(command: Command) -> None:
+    code, error = command("-m hydra/launcher=pbs lambda=0,1")
+    assert code == 2
+    assert error.startswith("eat-run: error: hydra/launcher=pbs is unknown: choose one of basic, ")
+    assert error.endswith("come with: pip install 'eat-runner[joblib,slurm]')\n")
+
+
+def test_the_traceback_is_shown_to_who_asks_for_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    code, error = command("lamda=1")
+    assert code == 2
+    assert error.startswith("Traceback (most recent call last):")
+    assert error.endswith("\neat-run: error: lamda is no key: did you mean lambda?\n")
+
+
+@pytest.mark.parametrize("line", ["lamda=1", "-m lambda=0,-1", "--bogus"])
+def test_the_real_command_prints_the_same(line: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eat_runner.cli.run", *line.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    message = {"-m lambda=0,-1": f"lambda=-1 {FINITE_0}"}.get(line) or BAD[line]
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"eat-run: error: {message}\n")
