@@ -31,11 +31,8 @@ def build_torchvision(config: ModelConfig, image_size: int, channels: int, class
     _check_arch(config, torchvision_classifiers())
     if channels not in (1, TORCHVISION_CHANNELS):
         raise UserError(f"model.arch={config.arch} takes images of 1 or 3 channels, not {channels}: use model=resnet18")
-    # Shapes alone decide, so nothing is computed or stored.
-    with torch.device("meta"):
-        probe = _torchvision_module(config.arch, classes)
-    _check_image_size(lambda _: probe, config.arch, image_size, TORCHVISION_CHANNELS, classes)
     module = _torchvision_module(config.arch, classes)
+    _check_image_size(lambda size: _shape_of_logits(module, size), config.arch, image_size, classes)
     messages = (
         [] if channels == TORCHVISION_CHANNELS else [f"{config.arch} takes three channels: grey images are repeated"]
     )
@@ -64,14 +61,12 @@ def build_entry_point(config: ModelConfig, image_size: int, channels: int, class
     module = make(image_size, channels, classes)
     if not isinstance(module, nn.Module):
         raise UserError(f"model.arch={config.arch} returned {type(module).__name__}: it must return a torch.nn.Module")
+
+    def logits(size: int) -> Any:
+        return _logits(module if size == image_size else make(size, channels, classes), channels, size)
+
     with torch.random.fork_rng(devices=[]):
-        _check_image_size(
-            lambda size: module if size == image_size else make(size, channels, classes),
-            config.arch,
-            image_size,
-            channels,
-            classes,
-        )
+        _check_image_size(logits, config.arch, image_size, classes)
     return Network(module, channels)
 
 
@@ -84,12 +79,14 @@ def torchvision_classifiers() -> list[str]:
 def _check_arch(config: ModelConfig, known: Sequence[str]) -> None:
     if config.arch in known:
         return
-    choices = difflib.get_close_matches(config.arch, known, n=3, cutoff=0.5) or list(known[:3])
+    choices = difflib.get_close_matches(config.arch or "resnet18", known, n=3, cutoff=0.5) or list(known[:3])
     if not config.arch:
         raise UserError(f"model={config.name} needs a network's name: set model.arch, e.g. model.arch={choices[0]}")
     if config.name == "torchvision" and config.arch in torchvision.models.list_models():
-        raise UserError(f"model.arch={config.arch} is no CNN image classifier: try {', '.join(choices)}")
-    raise UserError(f"model.arch={config.arch} is unknown to model={config.name}: close names are {', '.join(choices)}")
+        raise UserError(f"model.arch={config.arch} is no CNN image classifier: choose one such as {', '.join(choices)}")
+    raise UserError(
+        f"model.arch={config.arch} is unknown to model={config.name}: choose one such as {', '.join(choices)}"
+    )
 
 
 def _torchvision_module(arch: str, classes: int) -> nn.Module:
@@ -117,16 +114,12 @@ def _pretrained(arch: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, .
     return module, tuple(preset.mean), tuple(preset.std)
 
 
-def _check_image_size(
-    make: Callable[[int], nn.Module], name: str, image_size: int, channels: int, classes: int
-) -> None:
-    """Raise UserError unless the network ``make(image_size)`` turns an image into ``classes`` logits."""
-    problem = _problem(make, image_size, channels, classes)
+def _check_image_size(logits: Callable[[int], Any], name: str, image_size: int, classes: int) -> None:
+    """Raise UserError unless ``logits(image_size)``, the network's answer to one image, is one row of ``classes``."""
+    problem = _problem(logits, image_size, classes)
     if problem is None:
         return
-    fitting = [size for size in IMAGE_SIZES if size > image_size and _problem(make, size, channels, classes) is None][
-        :1
-    ]
+    fitting = [size for size in IMAGE_SIZES if size > image_size and _problem(logits, size, classes) is None][:1]
     if not fitting:
         raise UserError(
             f"model.arch={name} cannot take {image_size}x{image_size} images ({problem}): use model=resnet18"
@@ -137,25 +130,40 @@ def _check_image_size(
     )
 
 
-def _problem(make: Callable[[int], nn.Module], image_size: int, channels: int, classes: int) -> str | None:
+def _problem(logits: Callable[[int], Any], image_size: int, classes: int) -> str | None:
     """Why the network cannot take an image of this size, in one line; None if it can."""
     try:
-        module = make(image_size)
-        logits = _forward(module, channels, image_size)
+        answer = logits(image_size)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, classes):
-        return f"it returns {tuple(getattr(logits, 'shape', ()))}, not one row of {classes} logits"
+    if not isinstance(answer, Tensor) or tuple(answer.shape) != (1, classes):
+        return f"it returns {tuple(getattr(answer, 'shape', ()))}, not one row of {classes} logits"
     return None
 
 
-def _forward(module: nn.Module, channels: int, image_size: int) -> Any:
-    """What ``module`` makes of one black image, on its own device, in evaluation mode."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+def _shape_of_logits(module: nn.Module, image_size: int) -> Any:
+    """The answer to one image as a tensor without content: shapes alone decide, so nothing is computed."""
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+
+    def without_content(image: Tensor) -> Any:
+        return torch.func.functional_call(module, state, image)
+
+    return _evaluate(
+        module, without_content, torch.zeros(1, TORCHVISION_CHANNELS, image_size, image_size, device="meta")
+    )
+
+
+def _logits(module: nn.Module, channels: int, image_size: int) -> Any:
+    """The answer to one black image."""
+    return _evaluate(module, module, torch.zeros(1, channels, image_size, image_size))
+
+
+def _evaluate(module: nn.Module, forward: Callable[[Tensor], Any], image: Tensor) -> Any:
+    """``forward(image)`` with ``module`` in evaluation mode."""
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            return module(torch.zeros(1, channels, image_size, image_size, device=device))
+            return forward(image)
     finally:
         module.train(training)
