@@ -60,7 +60,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"init={path} is no plain state dict (a file that holds code or other objects is not opened): save model.state_dict()"
+            f"init={path} is no plain state dict (a file that holds code or other objects is not opened):"
+            " save model.state_dict()"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise UserError(
