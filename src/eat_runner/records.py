@@ -144,8 +144,9 @@ class RunFolder:
 
     def read_record(self) -> RunRecord:
         """The record. UserError: missing, truncated, not JSON, of a newer format, damaged, or a key of another type."""
+        data = _read(self.record)
         try:
-            values = json.loads(_read(self.record))
+            values = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self.record} is damaged (not JSON): delete it to repeat the run") from error
         if not isinstance(values, dict):
@@ -203,9 +204,12 @@ class RunFolder:
             raise UserError(f"{path} is damaged: {error}") from error
 
 
-def csv_bytes(rows: Sequence[Mapping[str, Scalar]]) -> bytes:
-    """Rows as CSV (UTF-8, \\n). Floats keep every bit (repr), None is an empty cell."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+def csv_bytes(rows: Sequence[Mapping[str, Scalar]], columns: Sequence[str] = ()) -> bytes:
+    """Rows as CSV (UTF-8, \\n). Floats keep every bit (repr), None is an empty cell.
+
+    columns: those that come first, in this order; the others follow as the rows bring them.
+    """
+    columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

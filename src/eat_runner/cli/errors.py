@@ -1,0 +1,41 @@
+"""What both commands do with an error: one line, exit code 2."""
+
+import os
+import sys
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from eat_runner.errors import UserError
+
+BAD_INPUT = 2
+
+
+@contextmanager
+def one_line_errors(program: str) -> Generator[None]:
+    """Within the block a UserError or OSError (disk full, read-only) ends the program: ``<program>: error: <line>`` on
+    stderr, exit code 2. With HYDRA_FULL_ERROR=1 in the environment the traceback stands before it.
+
+    Everything else is a defect and passes with its traceback.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # who read our output (head, less) has gone: stop quietly, also when Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        if full:
+            traceback.print_exc()
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks and control characters; of an OSError, the file and what is wrong."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split())) or type(error).__name__

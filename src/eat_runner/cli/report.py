@@ -1,0 +1,75 @@
+"""``eat-report``: collate, price and draw runs that lie on disk. Needs neither torch nor Hydra.
+
+Exit codes: 0 the report is written; 2 bad input.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from eat_runner.cli.errors import one_line_errors
+from eat_runner.config.root import SELECTIONS
+from eat_runner.errors import UserError
+
+PROGRAM = "eat-report"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    with one_line_errors(PROGRAM):
+        command(sys.argv[1:])
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run ``eat-report ARGUMENTS``. Raises UserError for bad input, OSError where the report cannot be written."""
+    options = _parser().parse_args(arguments)
+    folders: list[Path] = options.folders
+    if len(folders) > 1 and options.output is None and not options.select:
+        raise UserError("several folders: add --output FOLDER to say where the report goes")
+    # matplotlib takes a second to import: --help and mistakes need not wait for it
+    from eat_runner import report
+
+    hardware = report.choose_hardware(folders, options.hardware)
+    if options.select:
+        for path in report.selected_folders(folders, hardware, options.selection):
+            sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        return
+    report.show(report.write_report(folders, hardware, options.selection, options.output))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see {PROGRAM} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Collate, price and draw the runs in folders that eat-run wrote: summary.csv, pareto.csv, "
+        "pareto.png/svg, layer_comparison.csv and its plots.",
+        epilog="Runs of several machines: eat-report A B --output C takes each run once, the finished copy first.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="results/<name>, or a run's folder")
+    parser.add_argument(
+        "--hardware",
+        metavar="NAME|FILE.yaml",
+        help="price list (conf/hardware/*.yaml or your own file); default: the one the runs were configured with",
+    )
+    parser.add_argument(
+        "--selection",
+        choices=SELECTIONS,
+        default=SELECTIONS[0],
+        help="how the best setting is picked: lowest energy within 3 points of standard training, on the validation "
+        "split, or on the test split as in the paper (default: %(default)s)",
+    )
+    parser.add_argument("--select", action="store_true", help="print the path of the selected run, and nothing else")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the report goes; default: FOLDER")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,386 @@
+"""Fronts and layers -> figures, as PNG and SVG. The same input gives the same bytes. No torch, no pyplot, no window."""
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
+
+from eat_runner.pareto import Front, Setting
+from eat_runner.records import write_atomically
+from eat_runner.sweep import LayerMeans
+
+ST_COLOUR, EAT_COLOUR = "#1f5fa8", "#c8352b"  # blue and red, as in the paper's figures
+INK, GREY, PALE = "#222222", "#7a7a7a", "#b9bec6"
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.labelsize": 10,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "eat-runner",
+    "text.color": INK,
+    # names come from folders: a dollar sign in one is no formula
+    "text.parse_math": False,
+    "xtick.color": "#444444",
+    "xtick.labelsize": 8.5,
+    "ytick.color": "#444444",
+    "ytick.labelsize": 8.5,
+}
+MAX_PANELS = 24
+MAX_LABELS = 24  # labels of a panel: more would hide the points
+MAX_TICK_NAMES = 90  # layer names below an axis: beyond, every second, third, … is named
+PANEL_INCHES = (5.6, 4.0)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``<stem>.png`` and ``<stem>.svg``; the two paths. The bytes depend on the figure alone."""
+    paths: list[Path] = []
+    with mpl.rc_context(STYLE):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+            data = io.BytesIO()
+            figure.savefig(data, format=suffix[1:], metadata=metadata)
+            path = stem.with_name(stem.name + suffix)
+            write_atomically(path, data.getvalue())
+            paths.append(path)
+    return paths
+
+
+# --- accuracy against energy ---------------------------------------------------------------------------------------
+
+
+def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
+    """Test accuracy against energy ratio: a panel a family (the first MAX_PANELS), every run as a faint point, the
+    settings' means with error bars over the seeds, the non-dominated ones joined, their lambdas, standard training,
+    the floor, and the selected setting in a ring. caption: the line below the title (hardware, seeds, rule)."""
+    shown = list(fronts[:MAX_PANELS])
+    columns = min(len(shown), 2 if len(shown) <= 4 else 3 if len(shown) <= 9 else 4)
+    rows = math.ceil(len(shown) / columns)
+    width, height = (6.8, 4.6) if len(shown) == 1 else (PANEL_INCHES[0] * columns * 0.85, PANEL_INCHES[1] * rows * 0.85)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height + 1.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        _headline(figure, "Accuracy against inference energy", _more(caption, len(fronts), len(shown)))
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes, front in zip(panels.flat, shown, strict=False):
+            _draw_front(axes, front)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("test accuracy (%)")
+        for axes in [panels[(len(shown) - 1 - column) // columns, column] for column in range(columns)]:
+            axes.set_xlabel("inference energy ratio (with / without zero-skipping)")
+        figure.legend(handles=_legend(shown), loc="outside lower center", ncols=3 if columns == 1 else 6)
+        _settle(figure)
+        for axes, front in zip(panels.flat, shown, strict=False):
+            _label(axes, front)
+    return figure
+
+
+def _more(caption: str, families: int, shown: int) -> str:
+    return (
+        caption if families == shown else f"{caption}\nthe first {shown} of {families} families; all are in pareto.csv"
+    )
+
+
+def _headline(figure: Figure, title: str, caption: str) -> None:
+    figure.suptitle(f"{title}\n", x=0.012, ha="left", fontsize=12, fontweight="bold")
+    figure.text(0.012, 0, caption, ha="left", va="top", fontsize=8.5, color=GREY, gid="caption")
+
+
+def _settle(figure: Figure) -> None:
+    """Fix the layout, then hang the caption below the title."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    title = figure._suptitle  # type: ignore[attr-defined]
+    box = title.get_window_extent()
+    for text in figure.texts:
+        if text.get_gid() == "caption":
+            top = box.y1 - 1.35 * 12 * figure.dpi / 72
+            text.set_y(figure.transFigure.inverted().transform((0, top))[1])
+            text.set_gid(None)
+
+
+def _draw_front(axes: Axes, front: Front) -> None:
+    runs = [run for setting in front.settings for run in setting.runs]
+    axes.plot(
+        [run.energy_ratio or 0.0 for run in runs],
+        [100 * (run.accuracy or 0.0) for run in runs],
+        linestyle="none",
+        marker="o",
+        markersize=3.2,
+        markeredgewidth=0,
+        color=PALE,
+        alpha=0.75 if len(runs) < 300 else 0.35,
+        zorder=2,
+    )
+    on_front = [setting for setting in front.on_front if not setting.is_baseline]
+    dominated = [setting for setting in front.settings if setting not in front.on_front and not setting.is_baseline]
+    axes.plot(*_means(front.on_front), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
+    _points(axes, dominated, color=GREY, marker="o", markerfacecolor="white", markersize=4.5, zorder=4)
+    _points(axes, on_front, color=EAT_COLOUR, marker="o", markersize=5.5, zorder=5)
+    if front.baseline is not None:
+        _points(axes, [front.baseline], color=ST_COLOUR, marker="D", markersize=6, zorder=6)
+    if front.selected is not None:
+        x, y = _means([front.selected])
+        axes.plot(x, y, linestyle="none", marker="o", markersize=13, markerfacecolor="none", color=INK, zorder=7)
+    if front.floor is not None:
+        axes.axvline(front.floor, color=GREY, linestyle=(0, (5, 3)), linewidth=1, zorder=1)
+    axes.margins(x=0.09, y=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.set_title(_wrapped(front.family))
+    axes.tick_params(length=3)
+
+
+def _wrapped(title: str, width: int = 60) -> str:
+    """At most two lines; what does not fit is cut."""
+    if len(title) <= width:
+        return title
+    cut = title.rfind(", ", 0, width)
+    cut = cut + 1 if cut > 0 else width
+    rest = title[cut:].strip()
+    return f"{title[:cut]}\n{rest if len(rest) <= width else rest[: width - 1] + '…'}"
+
+
+def _means(settings: Iterable[Setting]) -> tuple[list[float], list[float]]:
+    chosen = list(settings)
+    return [setting.energy_ratio for setting in chosen], [100 * setting.accuracy for setting in chosen]
+
+
+def _points(axes: Axes, settings: Sequence[Setting], **style: Any) -> None:
+    x, y = _means(settings)
+    axes.errorbar(
+        x,
+        y,
+        xerr=[setting.std("energy_ratio") or 0.0 for setting in settings],
+        yerr=[100 * (setting.std("accuracy") or 0.0) for setting in settings],
+        linestyle="none",
+        elinewidth=0.9,
+        capsize=1.8,
+        capthick=0.9,
+        **style,
+    )
+
+
+def _legend(fronts: Sequence[Front]) -> list[Line2D]:
+    def entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
+        return Line2D([], [], label=label, linestyle=linestyle, **style)
+
+    several = any(front.seeds[1] > 1 for front in fronts)
+    mean = "mean ± s.d." if several else "setting"
+    entries = [
+        entry("standard training (ST)", color=ST_COLOUR, marker="D", markersize=6),
+        entry(f"EAT, non-dominated: {mean}", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
+        entry(f"EAT, dominated: {mean}", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
+        entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11),
+        entry("single run", color=PALE, marker="o", markersize=3.5),
+        entry("floor (every activation zero)", color=GREY, linestyle=(0, (5, 3)), linewidth=1),
+    ]
+    there = [
+        any(front.baseline for front in fronts),
+        True,
+        any(setting not in front.on_front for front in fronts for setting in front.settings),
+        any(front.selected for front in fronts),
+        several,
+        any(front.floor is not None for front in fronts),
+    ]
+    return [handle for handle, shown in zip(entries, there, strict=True) if shown]
+
+
+# labels: the first place around a point that nothing else has taken
+
+
+def _label(axes: Axes, front: Front) -> None:
+    """The lambda of the selected setting, the baseline, the front, then the others, where there is room."""
+    inside = axes.get_window_extent()
+    markers = [_around(axes, setting) for setting in front.settings]
+    taken = markers if len(markers) <= 400 else [_around(axes, setting) for setting in front.on_front]
+    line = _line_boxes(axes, front.on_front)
+    names = setting_names(front.settings)
+    if front.floor is not None:
+        taken.append(_floor_label(axes, front.floor))
+    order = [front.selected, front.baseline, *front.on_front, *front.settings]
+    wanted = list({id(setting): setting for setting in order if setting is not None}.values())
+    for setting in wanted[:MAX_LABELS]:
+        colour = ST_COLOUR if setting.is_baseline else EAT_COLOUR if setting in front.on_front else GREY
+        text = axes.annotate(
+            "ST" if setting.is_baseline else names[setting.setting_id],
+            (setting.energy_ratio, 100 * setting.accuracy),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8 if setting in front.on_front or setting.is_baseline else 7,
+            fontweight="bold" if setting is front.selected else "normal",
+            color=colour,
+            zorder=8,
+        )
+        own = _around(axes, setting)
+        for obstacles in ([*taken, *line], taken):
+            if _place(text, own, obstacles, inside):
+                taken.append(text.get_window_extent())
+                break
+        else:
+            text.remove()
+
+
+PLACES: tuple[tuple[int, int, str, str], ...] = (
+    (7, 4, "left", "bottom"),
+    (7, -4, "left", "top"),
+    (-7, 4, "right", "bottom"),
+    (-7, -4, "right", "top"),
+    (0, 8, "center", "bottom"),
+    (0, -8, "center", "top"),
+    (10, 0, "left", "center"),
+    (-10, 0, "right", "center"),
+    (14, 14, "left", "bottom"),
+    (14, -14, "left", "top"),
+    (-14, 14, "right", "bottom"),
+    (-14, -14, "right", "top"),
+)
+
+
+def _place(text: Any, own: Bbox, obstacles: Sequence[Bbox], inside: Bbox) -> bool:
+    for x, y, horizontal, vertical in PLACES:
+        text.xyann = (x, y)
+        text.set(ha=horizontal, va=vertical)
+        box = text.get_window_extent()
+        within = inside.x0 <= box.x0 and box.x1 <= inside.x1 + 20 and inside.y0 <= box.y0 and box.y1 <= inside.y1 + 6
+        if within and not any(box.overlaps(other) for other in obstacles if other.bounds != own.bounds):
+            return True
+    return False
+
+
+def _around(axes: Axes, setting: Setting, pixels: float = 4.5) -> Bbox:
+    x, y = axes.transData.transform((setting.energy_ratio, 100 * setting.accuracy))
+    return Bbox.from_extents(x - pixels, y - pixels, x + pixels, y + pixels)
+
+
+def _line_boxes(axes: Axes, settings: Sequence[Setting]) -> list[Bbox]:
+    """Small boxes along the line that joins the settings, and along their error bars."""
+    points = [axes.transData.transform((s.energy_ratio, 100 * s.accuracy)) for s in settings]
+    boxes: list[Bbox] = []
+    for (x0, y0), (x1, y1) in pairwise(points):
+        steps = max(1, int(math.hypot(x1 - x0, y1 - y0) / 6))
+        for step in range(1, steps):
+            x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+            boxes.append(Bbox.from_extents(x - 1, y - 1, x + 1, y + 1))
+    return boxes
+
+
+def _floor_label(axes: Axes, floor: float) -> Bbox:
+    text = axes.annotate(
+        f"floor {floor:.2f}",
+        (floor, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=8,
+        color=GREY,
+    )
+    return text.get_window_extent()
+
+
+def setting_names(settings: Sequence[Setting]) -> dict[str, str]:
+    """A short name for each setting_id: its lambda, and whatever else differs among the settings."""
+    penalised = [setting for setting in settings if not setting.is_baseline]
+    keys = ("sigma", "schedule", "penalty", "scope", "normalisation")
+    differing = [key for key in keys if len({getattr(setting.runs[0], key) for setting in penalised}) > 1]
+    names: dict[str, str] = {}
+    for setting in settings:
+        parts = [f"λ {setting.lambda_:g}"]
+        if not setting.is_baseline:
+            values = {key: getattr(setting.runs[0], key) for key in differing}
+            parts += [f"σ {value:g}" if key == "sigma" else str(value) for key, value in values.items()]
+        names[setting.setting_id] = ", ".join(parts)
+    return names
+
+
+# --- layer by layer ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerPanel:
+    """Standard training beside EAT, layer by layer. *_label: what the legend calls them."""
+
+    family: str
+    st: Sequence[LayerMeans]
+    eat: Sequence[LayerMeans]
+    st_label: str
+    eat_label: str
+
+
+def firing_figure(panels: Sequence[LayerPanel], caption: str) -> Figure:
+    """Percentage of non-zero outputs of each layer, ST in blue beside EAT in red (the paper's Fig. 1 and 2)."""
+    return _layer_figure(panels, "Firing neurons, layer by layer", caption, "non-zero outputs (%)", "firing_rate", 100)
+
+
+def energy_figure(panels: Sequence[LayerPanel], caption: str, relative: bool) -> Figure:
+    """Energy per image of each layer, ST in blue beside EAT in red. relative: energies are in units of one MAC."""
+    most = max((layer.energy_pj for panel in panels for layer in (*panel.st, *panel.eat)), default=0.0)
+    unit, scale = ("MACs", 1.0) if relative else next(((u, s) for u, s in ENERGY_UNITS if most * s >= 1), ("pJ", 1.0))
+    label = f"energy per image ({unit})"
+    return _layer_figure(panels, "Inference energy, layer by layer", caption, label, "energy_pj", scale)
+
+
+ENERGY_UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3))
+
+
+def _layer_figure(
+    panels: Sequence[LayerPanel], title: str, caption: str, label: str, measure: str, scale: float
+) -> Figure:
+    shown = list(panels[:MAX_PANELS])
+    layers = max(len(panel.st) for panel in shown)
+    width = min(max(6.8, 1.5 + 0.16 * layers), 18)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 0.8 + 3.4 * len(shown)), layout="constrained")
+        FigureCanvasAgg(figure)
+        _headline(figure, title, _more(caption, len(panels), len(shown)))
+        for axes, panel in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+            _draw_layers(axes, panel, measure, scale)
+            axes.set_ylabel(label)
+        _settle(figure)
+    return figure
+
+
+def _draw_layers(axes: Axes, panel: LayerPanel, measure: str, scale: float) -> None:
+    positions = range(len(panel.st))
+    for layers, offset, colour, name in (
+        (panel.st, -0.2, ST_COLOUR, panel.st_label),
+        (panel.eat, 0.2, EAT_COLOUR, panel.eat_label),
+    ):
+        heights = [scale * getattr(layer, measure) for layer in layers]
+        axes.bar([p + offset for p in positions], heights, width=0.4, color=colour, linewidth=0, label=name)
+    step = math.ceil(len(panel.st) / MAX_TICK_NAMES)
+    axes.set_xticks(list(positions)[::step], [_short(layer.name) for layer in panel.st[::step]])
+    axes.tick_params(axis="x", labelrotation=90, labelsize=6.5, length=2)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(-0.8, len(panel.st) - 0.2)
+    axes.set_title(_wrapped(panel.family))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"…{name[1 - length :]}"
