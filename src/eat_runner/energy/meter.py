@@ -1,8 +1,7 @@
 """Run a network and count what it does: exact integers for every call, and the totals of every batch."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,9 @@ from eat_runner.errors import UserError
 from eat_runner.taps import Call, evaluation_mode, tap
 
 UINT8_MAX = 255  # flags that can be added up in eight bits
+RELUS = ("ReLU", "relu", "relu_")  # let through what is positive
 PRODUCTS = (Kind.CONV, Kind.LINEAR)
+KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)  # what these make of finite values is finite
 ROLES = {"weight": "weight", "bias": "bias", "running_mean": "statistics", "running_var": "statistics"}
 
 
@@ -44,7 +45,7 @@ def measure(
     _refuse_nonfinite_state(model)
     meter = _Meter(config.threshold, split)
     first: Tensor | None = None
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
         for x in batches:
             if len(x) > config.batch or meter.images % config.batch:
                 raise UserError(
@@ -77,13 +78,30 @@ Number = int | Tensor  # a Tensor of no dimensions where reading it now would ma
 
 
 class _Counted(NamedTuple):
-    """nonzeros: of the whole tensor. positions: for each position of one image, how many images have a non-zero there.
-    finite: whether every value was. version: the tensor's when it was counted."""
+    """What was found in a tensor of several images.
 
-    nonzeros: Number
-    positions: Tensor | None
+    positives, negatives: values above the threshold, and below minus the threshold (all of them in ``positives`` where
+    the sign was not looked at). positive_at, negative_at: the same for each position of one image, where asked for.
+    finite: whether every value is. version: the tensor's when it was counted.
+    """
+
+    positives: Number
+    negatives: Number
+    positive_at: Tensor | None
+    negative_at: Tensor | None
     finite: bool | Tensor
     version: int
+
+    @property
+    def nonzeros(self) -> Number:
+        return self.positives + self.negatives
+
+    @property
+    def nonzero_at(self) -> Tensor | None:
+        """For each position of one image, how many images have a non-zero there."""
+        if self.positive_at is None or self.negative_at is None:
+            return self.positive_at
+        return self.positive_at.long() + self.negative_at
 
 
 class _Counter:
@@ -91,34 +109,50 @@ class _Counter:
 
     def __init__(self, threshold: float):
         self.threshold = threshold
-        self.magnitudes = np.empty(0, np.float32)
         self.flags = np.empty(0, np.bool_)
 
-    def count(self, x: Tensor, signed: bool = True, check: bool = True) -> _Counted:
-        """x: (images, ...). signed: may hold values below 0. check: find out whether all values are finite."""
-        version = x._version
-        if x.dim() == 0:
-            x = x.reshape(1)
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            positions, finite = self._count_numpy(x, signed, check)
-            return _Counted(int(positions.sum(dtype=torch.int64)), positions, finite, version)
-        positions = self.flag(x).sum(0, dtype=torch.int64)
-        return _Counted(positions.sum(), positions, torch.isfinite(x).all() if check else True, version)
+    def count(self, x: Tensor, *, at: bool, signed: bool = True, check: bool = True) -> _Counted:
+        """x: (images, ...). at: count at each position too. signed: may hold values below 0. check: find out whether
+        all values are finite."""
+        on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+        count = self._count_numpy if on_cpu else self._count_torch
+        return count(x if x.dim() else x.reshape(1), at, signed, check)
 
     def flag(self, x: Tensor) -> Tensor:
         """Boolean, of the shape of ``x``: which values count."""
         return x.abs() > self.threshold if x.is_floating_point() else x != 0
 
-    def _count_numpy(self, x: Tensor, signed: bool, check: bool) -> tuple[Tensor, bool]:
+    def _count_torch(self, x: Tensor, at: bool, signed: bool, check: bool) -> _Counted:
+        def add_up(flags: Tensor) -> tuple[Tensor, Tensor | None]:
+            if not at:
+                return flags.sum(), None
+            positions = flags.sum(0)
+            return positions.sum(), positions
+
+        above = add_up(x > self.threshold)
+        below = add_up(x < -self.threshold) if signed else (0, None)
+        finite = torch.isfinite(x).all() if check else True
+        return _Counted(above[0], below[0], above[1], below[1], finite, x._version)
+
+    def _count_numpy(self, x: Tensor, at: bool, signed: bool, check: bool) -> _Counted:
         stored, order = _storage_order(x)
         values = stored.numpy()
         flat = values.reshape(len(values), -1)
         if self.flags.size < flat.size:
-            self.magnitudes, self.flags = np.empty(flat.size, np.float32), np.empty(flat.size, np.bool_)
-        magnitudes, flags = (scratch[: flat.size].reshape(flat.shape) for scratch in (self.magnitudes, self.flags))
-        np.greater(np.abs(flat, out=magnitudes) if signed else flat, np.float32(self.threshold), out=flags)
-        positions = torch.from_numpy(_sum_flags(flags).reshape(values.shape[1:])).permute(order)
-        return positions, not check or _all_finite(flat.reshape(-1))
+            self.flags = np.empty(flat.size, np.bool_)
+        flags = self.flags[: flat.size].reshape(flat.shape)
+        threshold = np.float32(self.threshold)
+
+        def add_up(flags: Any) -> tuple[int, Tensor | None]:
+            if not at:
+                return int(np.count_nonzero(flags)), None
+            positions = _sum_flags(flags)
+            return int(positions.sum()), torch.from_numpy(positions.reshape(values.shape[1:])).permute(order)
+
+        above = add_up(np.greater(flat, threshold, out=flags))
+        below = add_up(np.less(flat, -threshold, out=flags)) if signed else (0, None)
+        finite = not check or _all_finite(flat.reshape(-1))
+        return _Counted(above[0], below[0], above[1], below[1], finite, x._version)
 
 
 def _storage_order(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -144,142 +178,63 @@ def _all_finite(flat: Any) -> bool:
     return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
-# --- counting one pass ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Observed:
-    """One call in one pass, without its tensors but for the parameters that a function was given.
-
-    positions: of the input, where products are counted. The non-zeros are known after the pass (``_Pass.read``).
-    """
-
-    name: str
-    op: str
-    work: Op
-    module: nn.Module | None
-    weights: tuple[Tensor, ...]
-    producers: tuple[int, ...]
-    inplace: bool
-    activation: bool
-    input_elements: int
-    output_elements: int
-    positions: Tensor | None
-    input_nonzeros: int = 0
-    output_nonzeros: int = 0
-
-
-class _Pass:
-    """Listens to one forward pass. A tensor that one call makes and others read is counted once."""
-
-    def __init__(self, counter: _Counter, floor: bool):
-        self.counter = counter
-        self.floor = floor
-        self.made: dict[int, _Counted] = {}  # by call
-        self.finite: list[tuple[str, Tensor]] = []
-        self.numbers: list[Number] = []  # non-zeros of input and output, call by call
-        self.observed: list[_Observed] = []
-
-    def __call__(self, call: Call) -> None:
-        if self.floor and call.is_activation:
-            call.output.mul_(0)
-        work = describe(call)
-        inputs = [(x, maker) for x, maker in zip(call.inputs, call.producers, strict=True) if not _is_parameter(x)]
-        read = [self._input(call, x, maker) for x, maker in inputs]
-        input_elements = sum(x.numel() for x, _ in inputs)
-        input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
-        made = self._output(call, work, read, input_elements, input_nonzeros)
-        self.made[call.index] = made
-        self.numbers += [input_nonzeros, made.nonzeros]
-        self.observed.append(
-            _Observed(
-                name=call.name,
-                op=call.op,
-                work=work,
-                module=call.module,
-                weights=tuple(x for x in call.inputs if _is_parameter(x)),
-                producers=tuple(maker for _, maker in inputs),
-                inplace=call.inplace,
-                activation=call.is_activation,
-                input_elements=input_elements,
-                output_elements=call.output.numel(),
-                positions=self._positions(call.inputs[0], read[0]) if work.kind in PRODUCTS else None,
-            )
-        )
-
-    def _input(self, call: Call, x: Tensor, maker: int) -> _Counted:
-        """What an operation that works in place has overwritten by now was counted when it was made."""
-        counted = self.made.get(maker)
-        if counted is not None and (counted.version == x._version or call.output is x):
-            return counted
-        return self._count(call, x)
-
-    def _output(
-        self, call: Call, work: Op, read: Sequence[_Counted], input_elements: int, input_nonzeros: Number
-    ) -> _Counted:
-        if work.kind == Kind.VIEW and call.output.numel() == input_elements:
-            positions = read[0].positions if call.output is call.inputs[0] else None
-            return _Counted(input_nonzeros, positions, True, call.output._version)
-        finite = work.kind in (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)  # what these make of finite values
-        return self._count(call, call.output, signed=work.kind != Kind.RELU, check=not finite)
-
-    def _count(self, call: Call, x: Tensor, signed: bool = True, check: bool = True) -> _Counted:
-        counted = self.counter.count(x, signed, check)
-        if isinstance(counted.finite, Tensor):
-            self.finite.append((call.name, counted.finite))
-        elif not counted.finite:
-            raise _nonfinite(call.name)
-        return counted
-
-    def _positions(self, x: Tensor, counted: _Counted) -> Tensor | None:
-        return self.counter.count(x, check=False).positions if counted.positions is None else counted.positions
-
-    def read(self) -> list[_Observed]:
-        """The calls, now with plain integers: here the host waits for the device, once a pass."""
-        if self.finite and not all(torch.stack([finite for _, finite in self.finite]).tolist()):
-            raise _nonfinite(next(name for name, finite in self.finite if not finite))
-        numbers = iter(_as_ints(self.numbers))
-        for o in self.observed:
-            o.input_nonzeros, o.output_nonzeros = next(numbers), next(numbers)
-        return self.observed
-
-
 def _as_ints(numbers: Sequence[Number]) -> list[int]:
+    """Plain integers: here the host waits for the device."""
     waiting = [number for number in numbers if isinstance(number, Tensor)]
     arrived = iter(torch.stack(waiting).tolist() if waiting else [])
     return [next(arrived) if isinstance(number, Tensor) else number for number in numbers]
 
 
-def _is_parameter(x: Tensor) -> bool:
-    return isinstance(x, nn.Parameter)
-
-
-def _nonfinite(name: str) -> NonFiniteError:
-    return NonFiniteError(f"{name} works with values that are not finite")
-
-
-# --- adding passes up ----------------------------------------------------------------------------------------------
+# --- counting passes -----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Layer:
-    """One call over all batches: what never changes, and what was summed so far (names as in LayerCounts)."""
+    """A call: what is the same in every batch, and the sums over the batches so far. positions: for each position of
+    the input of a convolution or linear layer, how many images had a non-zero there."""
 
     row: LayerCounts
     module: nn.Module | None
-    sums: Counter[str] = field(default_factory=Counter[str])
+    input_elements: int = 0
+    input_nonzeros: int = 0
+    output_elements: int = 0
+    output_nonzeros: int = 0
+    computations: int = 0
+    macs_nominal: int = 0
     positions: Tensor | None = None
 
 
+class _Seen(NamedTuple):
+    """A call in the pass that is running, without its tensors."""
+
+    layer: _Layer
+    work: Op
+    input_elements: int
+    input_nonzeros: Number
+    output_elements: int
+    output_nonzeros: Number
+    positions: Tensor | None
+
+
 class _Meter:
-    """Meters batches: ``run`` each, then read ``layers()`` and ``batches``."""
+    """Meters passes: inside ``tap(model, meter.listen)``, ``run`` one batch after the other; then read ``layers()`` and
+    ``batches``. In one pass, a tensor that one call makes and others read is counted once."""
 
     def __init__(self, threshold: float, split: str):
         self.counter = _Counter(threshold)
         self.split = split
-        self.calls: list[_Layer] = []
-        self.batches: list[BatchCounts] = []
         self.images = 0
+        self.batches: list[BatchCounts] = []
+        self.calls: list[_Layer] = []
+        self.works: dict[tuple[int, int], Op] = {}  # by call and elements of the output
+        self.wanted: set[int] = set()  # calls whose outputs somebody wanted counted at each position
+        self._start(floor=False)
+
+    def _start(self, floor: bool) -> None:
+        self.floor = floor
+        self.made: dict[int, _Counted] = {}  # by call
+        self.finite: list[tuple[str, Tensor]] = []
+        self.seen: list[_Seen] = []
 
     @property
     def uncounted(self) -> tuple[str, ...]:
@@ -288,99 +243,192 @@ class _Meter:
 
     def run(self, model: nn.Module, x: Tensor, floor: bool = False) -> Any:
         """Meter one batch and return what the network returned. The floor batch is not added to the layers."""
-        listener = _Pass(self.counter, floor)
-        with tap(model, listener):
-            output = model(x)
-        observed = listener.read()
-        if not self.calls:
-            self.calls = [self._layer(index, o) for index, o in enumerate(observed)]
-        if [(o.name, o.op) for o in observed] != [(layer.row.name, layer.row.op) for layer in self.calls]:
-            raise UserError("the network makes other calls for other batches: only the same calls can be added up")
-        self.batches.append(self._totals(observed, FLOOR_BATCH if floor else len(self.batches), len(x)))
+        self._start(floor)
+        output = model(x)
+        if self.finite and not all(torch.stack([finite for _, finite in self.finite]).tolist()):
+            raise _nonfinite(next(name for name, finite in self.finite if not finite))
+        if len(self.seen) != len(self.calls):
+            raise _changed()
+        inputs = _as_ints([seen.input_nonzeros for seen in self.seen])
+        outputs = _as_ints([seen.output_nonzeros for seen in self.seen])
+        self.batches.append(self._totals(inputs, outputs, FLOOR_BATCH if floor else len(self.batches), len(x)))
         if not floor:
+            self._add(inputs, outputs)
             self.images += len(x)
-            for layer, o in zip(self.calls, observed, strict=True):
-                _add(layer, o)
         return output
 
-    def _layer(self, index: int, o: _Observed) -> _Layer:
-        parameters: dict[str, Any] = _parameter_counts(self.counter, o)
-        row = LayerCounts(
-            split=self.split,
-            call=index,
-            name=o.name,
-            op=o.op,
-            kind=o.work.kind,
-            producers=o.producers,
-            functional=o.module is None,
-            inplace=o.inplace,
-            activation=o.activation,
-            kernel_area=o.work.kernel_area,
-            window=o.work.window,
-            stride=o.work.stride,
-            groups=o.work.groups,
-            **parameters,
-        )
-        return _Layer(row, o.module)
+    def listen(self, call: Call) -> None:
+        """The tap's listener."""
+        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (what follows is not the network's)
+            if self.floor and call.is_activation:
+                call.output.mul_(0)
+            self._count_call(call)
 
-    def _totals(self, observed: Sequence[_Observed], batch: int, images: int) -> BatchCounts:
+    def _count_call(self, call: Call) -> None:
+        inputs = list(zip(call.inputs, call.producers, strict=True))
+        if call.module is None:
+            inputs = [(x, producer) for x, producer in inputs if not isinstance(x, nn.Parameter)]
+        input_elements, output_elements = sum(x.numel() for x, _ in inputs), call.output.numel()
+        work = self.works.get((call.index, output_elements))
+        if work is None:
+            work = self.works[call.index, output_elements] = describe(call)
+        layer = self._layer(call, work, tuple(producer for _, producer in inputs))
+        read = [self._input(call, x, producer) for x, producer in inputs]
+        input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
+        moved = work.kind == Kind.VIEW and input_elements == output_elements
+        made = self._moved(call, read, input_nonzeros) if moved else self._made(call, work, read)
+        self.made[call.index] = made
+        positions = self._positions(call, read[0]) if work.kind in PRODUCTS else None
+        self.seen.append(_Seen(layer, work, input_elements, input_nonzeros, output_elements, made.nonzeros, positions))
+
+    def _layer(self, call: Call, work: Op, producers: tuple[int, ...]) -> _Layer:
+        """The call of the batches before that this one repeats."""
+        if not self.batches:
+            self.calls.append(_new_layer(call, work, producers, self.split, self.counter))
+        if call.index >= len(self.calls):
+            raise _changed()
+        layer = self.calls[call.index]
+        if (layer.row.name, layer.row.op) != (call.name, call.op):
+            raise _changed()
+        return layer
+
+    def _input(self, call: Call, x: Tensor, producer: int) -> _Counted:
+        """What an operation that works in place has overwritten by now was counted when it was made."""
+        counted = self.made.get(producer)
+        if counted is not None and (counted.version == x._version or call.output is x):
+            return counted
+        return self._count(call, x, at=producer in self.wanted)
+
+    def _moved(self, call: Call, read: Sequence[_Counted], nonzeros: Number) -> _Counted:
+        if call.output is call.inputs[0]:
+            return read[0]
+        return _Counted(nonzeros, 0, None, None, True, call.output._version)
+
+    def _made(self, call: Call, work: Op, read: Sequence[_Counted]) -> _Counted:
+        at = call.index in self.wanted
+        if call.op in RELUS and not self.floor:
+            before = read[0]
+            if before.positive_at is not None:
+                return _Counted(before.positives, 0, before.positive_at, None, True, call.output._version)
+            if at:
+                self.wanted.add(call.producers[0])
+        return self._count(call, call.output, at, signed=work.kind != Kind.RELU, check=work.kind not in KEEPS_FINITE)
+
+    def _positions(self, call: Call, counted: _Counted) -> Tensor | None:
+        at = counted.nonzero_at
+        if at is None:
+            self.wanted.add(call.producers[0])
+            at = self.counter.count(call.inputs[0], at=True, check=False).nonzero_at
+        return at
+
+    def _count(self, call: Call, x: Tensor, at: bool = False, signed: bool = True, check: bool = True) -> _Counted:
+        counted = self.counter.count(x, at=at, signed=signed, check=check)
+        if isinstance(counted.finite, Tensor):
+            self.finite.append((call.name, counted.finite))
+        elif not counted.finite:
+            raise _nonfinite(call.name)
+        return counted
+
+    def _totals(self, inputs: list[int], outputs: list[int], batch: int, images: int) -> BatchCounts:
         """Over the calls of modules alone: the published simulator does not see functions."""
-        sums: Counter[str] = Counter()
-        for layer, o in zip(self.calls, observed, strict=True):
-            if layer.row.functional:
-                continue
-            sums["input_elements"] += o.input_elements
-            sums["input_nonzeros"] += o.input_nonzeros
-            sums["input_nonzeros_as_built"] += o.output_nonzeros if o.inplace else o.input_nonzeros
-            sums["input_nonzeros_all"] += o.output_nonzeros if o.activation else o.input_nonzeros
-            sums["output_elements"] += o.output_elements
-            sums["output_nonzeros"] += o.output_nonzeros
-            sums["parameter_elements"] += layer.row.parameter_elements
-            sums["parameter_nonzeros"] += layer.row.parameter_nonzeros
-            if o.op == "BatchNorm2d":
-                sums["statistics_elements"] += layer.row.statistics_elements
-                sums["statistics_nonzeros"] += layer.row.statistics_nonzeros
-            sums["computations"] += o.work.computations
-        return BatchCounts(split=self.split, batch=batch, images=images, **sums)
+        calls = [
+            (seen, seen.layer.row, nonzeros_in, nonzeros_out)
+            for seen, nonzeros_in, nonzeros_out in zip(self.seen, inputs, outputs, strict=True)
+            if not seen.layer.row.functional
+        ]
+        normalisations = [row for _, row, _, _ in calls if row.op == "BatchNorm2d"]
+        return BatchCounts(
+            split=self.split,
+            batch=batch,
+            images=images,
+            input_elements=sum(seen.input_elements for seen, _, _, _ in calls),
+            input_nonzeros=sum(before for _, _, before, _ in calls),
+            input_nonzeros_as_built=sum(after if row.inplace else before for _, row, before, after in calls),
+            input_nonzeros_all=sum(after if row.activation else before for _, row, before, after in calls),
+            output_elements=sum(seen.output_elements for seen, _, _, _ in calls),
+            output_nonzeros=sum(after for _, _, _, after in calls),
+            parameter_elements=sum(row.parameter_elements for _, row, _, _ in calls),
+            parameter_nonzeros=sum(row.parameter_nonzeros for _, row, _, _ in calls),
+            statistics_elements=sum(row.statistics_elements for row in normalisations),
+            statistics_nonzeros=sum(row.statistics_nonzeros for row in normalisations),
+            computations=sum(seen.work.computations for seen, _, _, _ in calls),
+        )
+
+    def _add(self, inputs: list[int], outputs: list[int]) -> None:
+        for seen, input_nonzeros, output_nonzeros in zip(self.seen, inputs, outputs, strict=True):
+            layer = seen.layer
+            layer.input_elements += seen.input_elements
+            layer.input_nonzeros += input_nonzeros
+            layer.output_elements += seen.output_elements
+            layer.output_nonzeros += output_nonzeros
+            layer.computations += seen.work.computations
+            layer.macs_nominal += seen.work.macs_nominal
+            if seen.positions is not None:
+                at = seen.positions
+                layer.positions = at.long() if layer.positions is None else layer.positions.add_(at)
 
     def layers(self) -> list[LayerCounts]:
-        """The rows, with the products that both operands' zeros leave."""
-        sums: list[dict[str, Any]] = [{**layer.sums, **self._products(layer)} for layer in self.calls]
-        return with_consumers(
-            replace(layer.row, images=self.images, **values) for layer, values in zip(self.calls, sums, strict=True)
+        """One row a call, with the products that the zeros of both operands leave."""
+        return with_consumers(self._row(layer) for layer in self.calls)
+
+    def _row(self, layer: _Layer) -> LayerCounts:
+        valid = some = both = 0
+        if layer.positions is not None and layer.module is not None:
+            weight = self.counter.flag(layer.module.get_parameter("weight").detach())
+            images = layer.input_elements // layer.positions.numel()
+            valid, some, both = exact_macs(layer.module, layer.positions.cpu(), weight.cpu(), images)
+        return replace(
+            layer.row,
+            images=self.images,
+            input_elements=layer.input_elements,
+            input_nonzeros=layer.input_nonzeros,
+            output_elements=layer.output_elements,
+            output_nonzeros=layer.output_nonzeros,
+            computations=layer.computations,
+            macs_nominal=layer.macs_nominal,
+            macs_valid=valid,
+            macs_input_nonzero=some,
+            macs_both_nonzero=both,
         )
 
-    def _products(self, layer: _Layer) -> dict[str, int]:
-        if layer.positions is None:
-            return {}
-        assert layer.module is not None
-        weight = self.counter.flag(layer.module.get_parameter("weight").detach()).cpu()
-        valid, some, both = exact_macs(layer.module, layer.positions.cpu(), weight, self.images)
-        return {"macs_valid": valid, "macs_input_nonzero": some, "macs_both_nonzero": both}
 
-
-def _add(layer: _Layer, o: _Observed) -> None:
-    layer.sums.update(
-        input_elements=o.input_elements,
-        input_nonzeros=o.input_nonzeros,
-        output_elements=o.output_elements,
-        output_nonzeros=o.output_nonzeros,
-        computations=o.work.computations,
-        macs_nominal=o.work.macs_nominal,
+def _new_layer(call: Call, work: Op, producers: tuple[int, ...], split: str, counter: _Counter) -> _Layer:
+    row = LayerCounts(
+        split=split,
+        call=call.index,
+        name=call.name,
+        op=call.op,
+        kind=work.kind,
+        producers=producers,
+        functional=call.module is None,
+        inplace=call.inplace,
+        activation=call.is_activation,
+        kernel_area=work.kernel_area,
+        window=work.window,
+        stride=work.stride,
+        groups=work.groups,
     )
-    if o.positions is not None:
-        layer.positions = o.positions.long() if layer.positions is None else layer.positions.add_(o.positions)
+    return _Layer(replace(row, **_parameter_counts(call, counter)), call.module)
 
 
-def _parameter_counts(counter: _Counter, o: _Observed) -> dict[str, int]:
+def _parameter_counts(call: Call, counter: _Counter) -> dict[str, Any]:
     """Elements and non-zeros of parameters and buffers by their role. A function's parameters are weights."""
-    if o.module is None:
-        named = [("weight", weight) for weight in o.weights]
+    if call.module is None:
+        named = [("weight", x) for x in call.inputs if isinstance(x, nn.Parameter)]
     else:
-        named = [*o.module.named_parameters(recurse=False), *o.module.named_buffers(recurse=False)]
-    counts: Counter[str] = Counter()
+        named = [*call.module.named_parameters(recurse=False), *call.module.named_buffers(recurse=False)]
+    counts: dict[str, Any] = {}
     for name, tensor in named:
         role = ROLES.get(name, "buffer")
-        counts[f"{role}_elements"] += tensor.numel()
-        counts[f"{role}_nonzeros"] += int(counter.flag(tensor.detach()).sum())
-    return dict(counts)
+        elements, nonzeros = f"{role}_elements", f"{role}_nonzeros"
+        counts[elements] = counts.get(elements, 0) + tensor.numel()
+        counts[nonzeros] = counts.get(nonzeros, 0) + int(counter.flag(tensor.detach()).sum())
+    return counts
+
+
+def _nonfinite(name: str) -> NonFiniteError:
+    return NonFiniteError(f"{name} works with values that are not finite")
+
+
+def _changed() -> UserError:
+    return UserError("the network makes other calls for other batches: only the same calls can be added up")

@@ -188,8 +188,8 @@ def exact_macs(module: nn.Module, nonzeros: Tensor, weight_nonzero: Tensor, imag
 
     Convolution is linear: a sum over images and over the output channels of a group can be taken before the products.
     nonzeros: at each position of one image (C, H, W), or each input feature (..., F), how many of the images have a
-    non-zero there. weight_nonzero: boolean, of the weight's shape. images: how many images there are. Exact while the
-    results stay below 2^53.
+    non-zero there. weight_nonzero: boolean, of the weight's shape. images: how many images (or, for a linear
+    layer, rows) were added up in them. Exact while the results stay below 2^53.
     """
     counts = torch.stack([torch.full_like(nonzeros, images), nonzeros]).double()
     if isinstance(module, nn.Conv2d):
