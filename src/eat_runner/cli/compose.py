@@ -1,13 +1,14 @@
 """From Hydra's configuration to the typed one: the schemas that conf/ is checked against, and the way out of Hydra."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.hardware import SCHEMAS
@@ -83,11 +84,19 @@ def register_schemas() -> None:
             store.store(group=group, name=name, node=schema)
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy of a composed configuration without Hydra's own part: what a job is given."""
+    # not OmegaConf.masked_copy: the root keys' types are lost there
+    job = deepcopy(config)
+    with open_dict(job):
+        job.pop("hydra", None)
+    return job
+
+
 def to_experiment(config: DictConfig) -> ExperimentConfig:
     """The typed, not yet range-checked configuration of a job. Raises UserError for a key too many or too few."""
-    job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    _check_keys(job)
-    values = OmegaConf.to_object(job)
+    _check_keys(config)
+    values = OmegaConf.to_object(config)
     assert isinstance(values, dict)
     return ExperimentConfig(**{ROOT_KEYS[str(key)]: value for key, value in values.items()})
 

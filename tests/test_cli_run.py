@@ -1,0 +1,273 @@
+"""eat-run around an experiment that does not train: what is prepared, run, reported, and the exit code."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import eat_runner
+from eat_runner.cli import run
+from eat_runner.cli.help import GROUPS, choices
+from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.identity import run_id
+from eat_runner.config.root import ExperimentConfig
+from eat_runner.records import RunFolder, RunRecord
+
+FINGERPRINT = "0" * 8
+FAILING, STOPPED = 5, 7  # what these lambdas do in the fake
+
+
+class FakeExperiment(ModuleType):
+    """experiment.py without data, network and training; remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("eat_runner.experiment")
+        self.prepared: list[tuple[str, float]] = []
+        self.ran: list[tuple[float, int]] = []
+
+    def prepare(self, config: ExperimentConfig) -> SimpleNamespace:
+        self.prepared.append((config.model.name, config.lambda_))
+        return SimpleNamespace(dataset=SimpleNamespace(fingerprint=FINGERPRINT), init_hash=None)
+
+    def run(self, config: ExperimentConfig) -> RunRecord:
+        if config.lambda_ == STOPPED:
+            sys.exit(75)
+        self.ran.append((config.lambda_, config.seed))
+        status = "failed" if config.lambda_ == FAILING else "finished"
+        record = RunRecord(run_id=run_id(config, FINGERPRINT, None), status=status, reason="ValueError: boom")
+        folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_record(record)
+        return record
+
+    def plan(self, configs: list[ExperimentConfig]) -> list[SimpleNamespace]:
+        states = ["finished", "missing", "interrupted"]
+        return [SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i) for i, _ in enumerate(configs)]
+
+
+Command = Callable[[str], int]
+
+
+class FakeReport(ModuleType):
+    """report.py without files; remembers where a report was asked for, with which hardware and selection."""
+
+    def __init__(self) -> None:
+        super().__init__("eat_runner.report")
+        self.asked: list[tuple[str, str, str]] = []
+
+    def write_report(self, folder: Path, hardware: HardwareConfig, selection: str) -> str:
+        self.asked.append((str(folder), hardware.name, selection))
+        return "the report"
+
+    def show(self, made: str) -> None:
+        assert made == "the report"
+
+
+def stand_in(fake: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(eat_runner, fake.__name__.rpartition(".")[2], fake, raising=False)
+    return fake
+
+
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeExperiment:
+    monkeypatch.chdir(tmp_path)
+    return stand_in(FakeExperiment(), monkeypatch)
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> FakeReport:
+    return stand_in(FakeReport(), monkeypatch)
+
+
+@pytest.fixture
+def command(experiment: FakeExperiment, report: FakeReport) -> Command:
+    def call(line: str) -> int:
+        try:
+            return run.command(line.split())
+        except SystemExit as stopped:
+            return int(str(stopped.code))
+
+    return call
+
+
+def test_one_run_and_its_report(command: Command, experiment: FakeExperiment, report: FakeReport) -> None:
+    assert command("lambda=1e-3 seed=4 name=one selection=paper hardware=fused_45nm") == 0
+    assert experiment.ran == [(0.001, 4)]
+    assert report.asked == [("results/one", "fused_45nm", "paper")]
+
+
+def test_a_sweep_runs_every_combination_and_reports_once(
+    command: Command, experiment: FakeExperiment, report: FakeReport
+) -> None:
+    assert command("-m lambda=0,0.5,1 seed=0,1") == 0
+    assert experiment.ran == [(0.0, 0), (0.0, 1), (0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
+    assert report.asked == [("results/default", "published", "validation")]
+
+
+def test_each_different_network_is_prepared_once_with_and_without_penalty(
+    command: Command, experiment: FakeExperiment
+) -> None:
+    assert command("-m model=resnet18,vgg11 lambda=0,1,2") == 0
+    assert len(experiment.ran) == 6
+    assert sorted(experiment.prepared) == [("resnet18", 0.0), ("resnet18", 1.0), ("vgg11", 0.0), ("vgg11", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("0", 0.0), ("1", 1.0), ("1e-3", 0.001), (".5", 0.5), ("2.", 2.0), ("1E2", 100.0), ("+3", 3.0), ("'0.25'", 0.25)],
+)
+def test_the_ways_to_write_a_lambda(written: str, value: float, command: Command, experiment: FakeExperiment) -> None:
+    assert command(f"lambda={written}") == 0
+    assert experiment.ran == [(value, 0)]
+
+
+def test_an_experiments_sweep_needs_no_flag_and_yields_to_the_command_line(
+    command: Command, experiment: FakeExperiment
+) -> None:
+    assert command("experiment=demo lambda=0,4 seed=3") == 0
+    assert experiment.ran == [(0.0, 3), (4.0, 3)]
+
+
+def test_a_failed_run_fails_alone(
+    command: Command, experiment: FakeExperiment, report: FakeReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("-m lambda=0,5,2") == 1
+    assert experiment.ran == [(0.0, 0), (5.0, 0), (2.0, 0)]
+    assert len(report.asked) == 1
+    assert capsys.readouterr().err.endswith(" failed: ValueError: boom\n")
+
+
+def test_on_error_stop_ends_at_the_first(command: Command, experiment: FakeExperiment, report: FakeReport) -> None:
+    assert command("-m lambda=0,5,2 on_error=stop") == 1
+    assert experiment.ran == [(0.0, 0), (5.0, 0)]
+    assert len(report.asked) == 1
+
+
+def test_a_stopped_sweep_is_reported_and_says_continue_me(
+    command: Command, experiment: FakeExperiment, report: FakeReport
+) -> None:
+    assert command("-m lambda=0,7,2") == 75
+    assert experiment.ran == [(0.0, 0)]
+    assert len(report.asked) == 1
+
+
+def test_an_exception_that_is_a_defect_passes_but_the_report_is_made(
+    command: Command, experiment: FakeExperiment, report: FakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(config: ExperimentConfig) -> RunRecord:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(experiment, "run", defect)
+    with pytest.raises(ZeroDivisionError):
+        command("-m lambda=0,1")
+    assert len(report.asked) == 1
+
+
+def test_a_report_that_cannot_be_written_is_told(
+    command: Command, report: FakeReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device", "results/default/summary.csv")
+
+    monkeypatch.setattr(report, "write_report", full_disk)
+    assert command("lambda=1") == 1
+    assert capsys.readouterr().err == "eat-run: no report: results/default/summary.csv: No space left on device\n"
+
+
+def test_a_results_folder_that_is_a_file_is_refused_before_anything(
+    command: Command, experiment: FakeExperiment, tmp_path: Path
+) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(ValueError, match=r"^results_dir: cannot make the folder results/default \(.*\): choose anoth"):
+        command("-m lambda=0,1")
+    assert not experiment.prepared
+
+
+def test_the_plan_lists_and_runs_nothing(
+    command: Command, experiment: FakeExperiment, report: FakeReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("-m lambda=0,1,2 plan=true") == 0
+    assert not experiment.ran
+    assert not report.asked
+    assert capsys.readouterr().out.splitlines() == [
+        "run0  finished",
+        "run1  missing      90 s",
+        "run2  interrupted  3 min",
+        "3 runs: 1 done, 2 to do, about 4 min",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["finished", "diverged"], 0),
+        (["finished", "failed", "interrupted"], 1),
+        (["finished", "interrupted"], 75),
+        (["finished", None], 1),
+    ],
+)
+def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: int, tmp_path: Path) -> None:
+    folders = [tmp_path / str(i) for i in range(len(statuses))]
+    for folder, status in zip(folders, statuses, strict=True):
+        folder.mkdir()
+        if status:
+            RunFolder(folder).write_record(RunRecord(run_id=folder.name, status=status))
+    assert run.exit_code(folders) == code
+
+
+def test_hydra_leaves_no_files_of_its_own(command: Command, tmp_path: Path) -> None:
+    assert command("lambda=1") == 0
+    [folder] = (tmp_path / "results" / "default").iterdir()
+    assert [file.name for file in folder.iterdir()] == ["record.json"]
+
+
+# the real program, in processes of its own
+
+WITHOUT_TORCH = """
+import sys
+from eat_runner.cli.run import main
+try:
+    main()
+finally:
+    assert not {"torch", "pandas", "matplotlib"} & set(sys.modules), "a heavy import"
+"""
+
+
+def real(arguments: list[str], **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_help_names_every_group_and_choice_and_needs_no_torch() -> None:
+    text = real(["--help"])
+    for group in GROUPS:
+        assert f"  {group:11} {', '.join(choices(group))}\n" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_cfg_shows_the_configuration_and_needs_no_torch() -> None:
+    text = real(["--cfg", "job", "lambda=1e-3", "trainer=paper"])
+    assert "\nlambda: 0.001\n" in f"\n{text}"
+    assert "  epochs: 100\n  batch_size: 512\n" in text
+
+
+def test_the_shell_completes_choices_and_keys_and_needs_no_torch() -> None:
+    assert real(["-sc", "query=bash"], COMP_LINE="eat-run model=vgg1").split() == [
+        "model=vgg11",
+        "model=vgg13",
+        "model=vgg16",
+        "model=vgg19",
+    ]
+    assert real(["-sc", "query=bash"], COMP_LINE="eat-run trainer.ep").split() == ["trainer.epochs="]
