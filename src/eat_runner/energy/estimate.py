@@ -14,6 +14,8 @@ from eat_runner.errors import UserError
 PJ_PER_UJ = 1e6
 RUN_BITS = 5  # run-length coding of zeros as in Eyeriss (JSSC 2017): a 5-bit run before each value
 LONGEST_RUN = 32  # zeros in one code word: a run of 31 and a value that is itself zero
+OPENING = frozenset({Kind.CONV, Kind.LINEAR})
+ABSORBED = frozenset({Kind.BATCH_NORM, Kind.ADD, Kind.RELU, Kind.ACTIVATION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ def _fuse(rows: Sequence[LayerCounts]) -> list[_Group]:
         else:
             group = _Group([row], [piece for pieces in operands for piece in pieces])
             groups.append(group)
-        if taken is not None or row.kind in (Kind.CONV, Kind.LINEAR):
+        if taken is not None or row.kind in OPENING:
             open_groups[row.call] = group
     return groups
 
@@ -261,7 +263,7 @@ def _absorbing(
     row: LayerCounts, by_call: dict[int, LayerCounts], open_groups: dict[int, _Group]
 ) -> tuple[int, int] | None:
     """Which operand comes from an open group that can take this call in: (position, call at the group's end)."""
-    if row.kind not in (Kind.BATCH_NORM, Kind.ADD, Kind.RELU, Kind.ACTIVATION):
+    if row.kind not in ABSORBED:
         return None
     ends = [(_end_behind(producer, by_call), position) for position, producer in enumerate(row.producers)]
     found = [(end, position) for end, position in ends if end in open_groups]
@@ -317,8 +319,10 @@ def stored_bits(elements: float, nonzeros: float, bits: int, format: str) -> flo
     if format == "dense":
         return dense
     bitmask = nonzeros * bits + elements
+    if format == "bitmask":
+        return min(dense, bitmask)
     run_length = (nonzeros + (elements - nonzeros) // LONGEST_RUN + 1) * (bits + RUN_BITS)
-    return min(dense, *{"bitmask": [bitmask], "run_length": [run_length], "auto": [bitmask, run_length]}[format])
+    return min(dense, run_length) if format == "run_length" else min(dense, bitmask, run_length)
 
 
 def _weights(group: _Group) -> list[tuple[int, int]]:
