@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -40,14 +39,6 @@ class BeforeJobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _or_refuse(lambda: self.accept([_checked(job) for job in jobs(config)]))
-
-
-def register_callback() -> None:
-    """Let every command's hydra.callbacks hold BeforeJobs; code is named here and not in conf/."""
-    target = f"{BeforeJobs.__module__}.{BeforeJobs.__qualname__}"
-    ConfigStore.instance().store(
-        group="hydra/callbacks", name="before_jobs", node={"before_jobs": {"_target_": target}}
-    )
 
 
 def jobs(config: DictConfig) -> Iterable[DictConfig]:

@@ -75,13 +75,16 @@ def root_schema() -> DictConfig:
     return DictConfig(nodes)
 
 
-def register_schemas() -> None:
-    """Store every schema under the name that the defaults lists in conf/ start with."""
+def register() -> None:
+    """Put what conf/ refers to into Hydra's store: the schemas, and the callback that looks at all jobs before the first
+    starts (code is named here, and never in conf/)."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=root_schema())
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=name, node=schema)
+    callback = {"before_jobs": {"_target_": "eat_runner.cli.callbacks.BeforeJobs"}}
+    store.store(group="hydra/callbacks", name="before_jobs", node=callback)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -118,7 +121,7 @@ def _check_keys(job: DictConfig) -> None:
 
 def compose_experiment(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """The checked configuration that ``eat-run OVERRIDES`` would run; for tests and notebooks."""
-    register_schemas()
+    register()
     with initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION_BASE):
         config = to_experiment(compose(CONFIG_NAME, list(overrides)))
     config.check()

@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.claims import claim
-from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare, register_callback
-from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, register_schemas, to_experiment
+from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare
+from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, register, to_experiment
 from eat_runner.cli.errors import one_line, one_line_errors
 from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra_errors import explain
@@ -150,8 +150,7 @@ def _duration(seconds: float) -> str:
 
 def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]], None]) -> None:
     """Hand the command line to Hydra, and turn what it complains about into a UserError of one line."""
-    register_schemas()
-    register_callback()
+    register()
     BeforeJobs.accept = staticmethod(accept)
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
     with _arguments(arguments), _errors_from_hydra():

@@ -1,0 +1,85 @@
+"""The files of conf/: each composes, each name is one that the code has, and the other way round."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eat_runner import data, models, penalties, schedules
+from eat_runner.cli.compose import KEY_TYPES, ROOT_KEYS, SUBTREES, compose_experiment
+from eat_runner.cli.help import GROUPS, choices
+from eat_runner.config import ExperimentConfig
+from eat_runner.config.paths import conf_dir
+from eat_runner.energy.hardware import builtin_hardware, load_hardware
+
+REGISTRIES = {
+    "dataset": data.DATASETS,
+    "model": models.MODELS,
+    "penalty": penalties.PENALTIES,
+    "schedule": schedules.SCHEDULES,
+}
+CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+
+
+def test_every_folder_of_conf_is_a_group_of_the_help() -> None:
+    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == {*GROUPS, "hydra"}
+
+
+@pytest.mark.parametrize("group", REGISTRIES)
+def test_registry_and_files_have_the_same_names(group: str) -> None:
+    assert set(REGISTRIES[group]) == set(choices(group))
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_file_composes_within_its_ranges_under_its_own_name(group: str, name: str) -> None:
+    config = compose_experiment([f"{group}={name}"])
+    if group in {*REGISTRIES, "hardware"}:
+        assert getattr(config, group).name == name
+
+
+@pytest.mark.parametrize("name", choices("hardware"))
+def test_a_price_list_is_the_same_through_hydra_and_from_its_file(name: str) -> None:
+    assert compose_experiment([f"hardware={name}"]).hardware == load_hardware(name)
+
+
+def test_every_price_list_is_built_in() -> None:
+    assert builtin_hardware() == choices("hardware")
+
+
+def test_config_yaml_states_the_defaults_of_the_code() -> None:
+    """config.yaml is the table of contents: every root key stands there, with the value that the dataclass has."""
+    written = yaml.safe_load((conf_dir() / "config.yaml").read_text())
+    default = ExperimentConfig()
+    assert set(written) - {"defaults", "hydra"} == {key for key in ROOT_KEYS if key not in SUBTREES} | {"meter"}
+    assert {key: written[key] for key in written if key not in {"defaults", "hydra", "meter"}} == {
+        key: getattr(default, field) for key, field in ROOT_KEYS.items() if key not in SUBTREES
+    }
+    assert written["meter"] == {key: getattr(default.meter, key) for key in ("batch", "threshold", "ignore_uncounted")}
+
+
+def test_the_paper_trainer_is_the_papers() -> None:
+    """arXiv 2307.00368, section 4: SGD, momentum 0.9, weight decay 5e-4, rate 0.1 times 0.95 an epoch, batch 512."""
+    trainer = compose_experiment(["trainer=paper"]).trainer
+    assert (trainer.epochs, trainer.batch_size, trainer.lr) == (100, 512, 0.1)
+    assert (trainer.momentum, trainer.weight_decay) == (0.9, 5e-4)
+    assert (trainer.lr_schedule, trainer.lr_gamma) == ("exponential", 0.95)
+
+
+def test_key_types_name_what_can_be_set() -> None:
+    assert KEY_TYPES["lambda"] == KEY_TYPES["hardware.dram_pj_per_bit"] == "float"
+    assert KEY_TYPES["trainer.epochs"] == KEY_TYPES["seed"] == KEY_TYPES["hardware.batch"] == "int"
+    assert KEY_TYPES["dataset.flip"] == KEY_TYPES["plan"] == "bool"
+    assert KEY_TYPES["init"] == KEY_TYPES["model.arch"] == "str"
+
+
+def test_no_file_names_code() -> None:
+    for path in conf_dir().rglob("*.yaml"):
+        assert "_target_" not in path.read_text(), path
+
+
+def test_a_users_folder_extends_a_group(tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "mine.yaml").write_text("defaults: [fast, _self_]\nepochs: 3\n")
+    trainer = compose_experiment([f"hydra.searchpath=[file://{tmp_path}]", "trainer=mine"]).trainer
+    assert trainer == replace(compose_experiment(["trainer=fast"]).trainer, epochs=3)

@@ -1,0 +1,143 @@
+"""Names of runs: what is in the hash, what is not, and that the hash is what anybody would compute by hand."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from eat_runner.config import (
+    DatasetConfig,
+    ExperimentConfig,
+    MeterConfig,
+    ModelConfig,
+    PenaltyConfig,
+    ScheduleConfig,
+    TrainerConfig,
+)
+from eat_runner.config.hardware import FusedHardware
+from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
+
+DATA = "d" * 8
+CONFIG = ExperimentConfig()
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def test_the_hash_is_that_of_canonical_json_without_defaults() -> None:
+    json = (
+        '{"data":"dddddddd","dataset":{"name":"digits"},"lambda":1.0,"meter":{},"model":{"name":"resnet18"},'
+        '"penalty":{"name":"l0"},"schedule":{"name":"constant"},"seed":0,"trainer":{}}'
+    )
+    assert run_id(CONFIG, DATA, None) == f"digits-resnet18-l0-lambda1-seed0-{sha(json)}"
+
+
+def test_what_differs_from_the_defaults_is_in_the_hash() -> None:
+    config = ExperimentConfig(
+        dataset=DatasetConfig(name="gtsrb", image_size=32, rotation_degrees=15.0),
+        model=ModelConfig(name="torchvision", arch="mobilenet_v2"),
+        penalty=PenaltyConfig(sigma=0.001),
+        trainer=TrainerConfig(epochs=3, evaluate_every=2, checkpoint_every=5, keep_checkpoint=True),
+        meter=MeterConfig(batch=50, ignore_uncounted=True),
+        lambda_=0.5,
+        seed=7,
+    )
+    json = (
+        '{"data":"dddddddd","dataset":{"image_size":32,"name":"gtsrb","rotation_degrees":15.0},"init":"weights",'
+        '"lambda":0.5,"meter":{"batch":50},"model":{"arch":"mobilenet_v2","name":"torchvision"},'
+        '"penalty":{"name":"l0","sigma":0.001},"schedule":{"name":"constant"},"seed":7,"trainer":{"epochs":3}}'
+    )
+    assert run_id(config, DATA, "weights") == f"gtsrb-mobilenet_v2-l0-lambda0.5-seed7-{sha(json)}"
+
+
+def test_a_baseline_has_neither_penalty_nor_schedule() -> None:
+    json = (
+        '{"data":"dddddddd","dataset":{"name":"digits"},"lambda":0.0,"meter":{},"model":{"name":"resnet18"},'
+        '"penalty":{"name":"none"},"schedule":{"name":"constant"},"seed":0,"trainer":{}}'
+    )
+    expected = f"digits-resnet18-none-lambda0-seed0-{sha(json)}"
+    linear = ScheduleConfig(name="linear", warmup=0.2)
+    assert run_id(replace(CONFIG, lambda_=0.0), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=0.0, penalty=PenaltyConfig(sigma=0.5)), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=0.0, schedule=linear), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=3.0, penalty=PenaltyConfig(name="none")), DATA, None) == expected
+
+
+OTHER_RUNS = {
+    "lambda": replace(CONFIG, lambda_=2.0),
+    "seed": replace(CONFIG, seed=1),
+    "sigma": replace(CONFIG, penalty=PenaltyConfig(sigma=1e-3)),
+    "scope": replace(CONFIG, penalty=PenaltyConfig(scope="activations")),
+    "schedule": replace(CONFIG, schedule=ScheduleConfig(name="linear")),
+    "epochs": replace(CONFIG, trainer=TrainerConfig(epochs=21)),
+    "precision": replace(CONFIG, trainer=TrainerConfig(precision="bf16")),
+    "channels_last": replace(CONFIG, trainer=TrainerConfig(channels_last=False)),
+    "compile": replace(CONFIG, trainer=TrainerConfig(compile="off")),
+    "meter": replace(CONFIG, meter=MeterConfig(batch=99)),
+    "width": replace(CONFIG, model=ModelConfig(width=16)),
+    "flip": replace(CONFIG, dataset=DatasetConfig(flip=True)),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_RUNS)
+def test_what_changes_the_result_changes_the_name(what: str) -> None:
+    assert run_id(OTHER_RUNS[what], DATA, None) != run_id(CONFIG, DATA, None)
+
+
+def test_other_data_and_other_initial_weights_change_the_name() -> None:
+    names = {run_id(CONFIG, data, init) for data in ("a", "b") for init in (None, "x", "y")}
+    assert len(names) == 6
+
+
+SAME_RUN = {
+    "paths": replace(CONFIG, results_dir="/elsewhere", data_dir="/mnt", name="other"),
+    "hardware": replace(CONFIG, hardware=FusedHardware()),
+    "selection": replace(CONFIG, selection="paper"),
+    "device": replace(CONFIG, device="cuda"),
+    "threads": replace(CONFIG, threads=64),
+    "flow": replace(CONFIG, on_error="stop", plan=True, download=True),
+    "watching": replace(CONFIG, trainer=TrainerConfig(evaluate_every=7, checkpoint_every=7, keep_checkpoint=True)),
+    "uncounted": replace(CONFIG, meter=MeterConfig(ignore_uncounted=True)),
+}
+
+
+@pytest.mark.parametrize("what", SAME_RUN)
+def test_what_does_not_change_the_result_keeps_the_name(what: str) -> None:
+    assert run_id(SAME_RUN[what], DATA, None) == run_id(CONFIG, DATA, None)
+
+
+def test_a_run_shares_its_baseline_id_with_its_baseline_and_not_with_another_seed() -> None:
+    json = (
+        '{"data":"dddddddd","dataset":{"name":"digits"},"meter":{},"model":{"name":"resnet18"},"seed":0,"trainer":{}}'
+    )
+    sweep = [
+        CONFIG,
+        replace(CONFIG, lambda_=0.0),
+        replace(CONFIG, lambda_=9.0, penalty=PenaltyConfig(sigma=1e-2), schedule=ScheduleConfig(name="cosine")),
+    ]
+    assert {baseline_id(config, DATA, None) for config in sweep} == {sha(json)}
+    for what in ("seed", "epochs", "meter", "width", "flip"):
+        assert baseline_id(OTHER_RUNS[what], DATA, None) != sha(json)
+
+
+def test_determinants_are_plain_and_readable() -> None:
+    assert determinants(replace(CONFIG, lambda_=0.0), DATA, "weights") == {
+        "dataset": {"name": "digits"},
+        "model": {"name": "resnet18"},
+        "penalty": {"name": "none"},
+        "schedule": {"name": "constant"},
+        "trainer": {},
+        "meter": {},
+        "lambda": 0.0,
+        "seed": 0,
+        "data": DATA,
+        "init": "weights",
+    }
+
+
+def test_a_plain_configuration_has_the_names_of_the_command_line() -> None:
+    plain = as_plain(replace(CONFIG, lambda_=0.25))
+    assert plain["lambda"] == 0.25
+    assert "lambda_" not in plain
+    assert plain["trainer"]["epochs"] == 20
