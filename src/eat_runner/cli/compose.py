@@ -76,8 +76,10 @@ def root_schema() -> DictConfig:
 
 
 def register() -> None:
-    """Put what conf/ refers to into Hydra's store: the schemas, and the callback that looks at all jobs before the first
-    starts (code is named here, and never in conf/)."""
+    """Put what conf/ refers to into Hydra's store: the schemas, and the callback that looks at all jobs before any starts.
+
+    Code is named here, and never in conf/.
+    """
     store = ConfigStore.instance()
     store.store(name="base_config", node=root_schema())
     for group, schemas in GROUPS.items():
