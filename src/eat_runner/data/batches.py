@@ -43,7 +43,7 @@ def training_batches(
     normalise = _Normalise(mean, std, device, channels)
     for step in range(first_step, steps_per_epoch(len(images), batch_size)):
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        x_nhwc = _augment(stored[chosen], config, _generator(AUGMENTATION, seed, epoch, step))
+        x_nhwc = _augment(stored.index_select(0, chosen), config, _generator(AUGMENTATION, seed, epoch, step))
         yield normalise(x_nhwc), labels[chosen]
 
 
@@ -56,6 +56,8 @@ def evaluation_batches(
     channels: int | None = None,
 ) -> Iterator[Batch]:
     """All images in order, nothing augmented, the last batch possibly smaller."""
+    if len(images) == 0:
+        return
     normalise = _Normalise(mean, std, device, channels)
     stored, labels = _tensors(images, device)
     for x_nhwc, batch_labels in zip(stored.split(batch_size), labels.split(batch_size), strict=True):
@@ -96,17 +98,17 @@ def _augment(x_nhwc: Tensor, config: DatasetConfig, draw: np.random.Generator) -
         angle = draw.uniform(-config.rotation_degrees, config.rotation_degrees, n)
         return _transform(x_nhwc, shift, flip, torch.from_numpy(np.deg2rad(angle)).float().to(x_nhwc.device))
     if pad:
-        position = torch.arange(size, device=x_nhwc.device)
-        padded = F.pad(x_nhwc, (0, 0, pad, pad, pad, pad))
-        rows, columns = (position + s[:, None] + pad for s in shift)
-        image = torch.arange(n, device=x_nhwc.device)[:, None, None]
-        x_nhwc = padded[image, rows[:, :, None], columns[:, None, :]]
+        # every crop is a window of the padded image, so the crops are one indexing of the view of all windows
+        windows_nhwcij = F.pad(x_nhwc, (0, 0, pad, pad, pad, pad)).unfold(1, size, 1).unfold(2, size, 1)
+        rows, columns = shift + pad
+        crops_ncij = windows_nhwcij[torch.arange(n, device=x_nhwc.device), rows, columns]
+        x_nhwc = crops_ncij.permute(0, 2, 3, 1).contiguous()
     return torch.where(flip[:, None, None, None], x_nhwc.flip(2), x_nhwc) if config.flip else x_nhwc
 
 
 def _transform(x_nhwc: Tensor, shift: Tensor, flip: Tensor, angle: Tensor) -> Tensor:
     """Shift, flip and rotation as one bilinear resampling; float32, NHWC, still 0 to 255."""
-    n, size = len(x_nhwc), x_nhwc.shape[1]
+    size = x_nhwc.shape[1]
     cosine, sine, mirror = angle.cos(), angle.sin(), 1.0 - 2.0 * flip.float()
     rows, columns = (2.0 * s.float() / size for s in shift)  # grid_sample's unit is half an image
     theta = torch.stack(
@@ -114,4 +116,4 @@ def _transform(x_nhwc: Tensor, shift: Tensor, flip: Tensor, angle: Tensor) -> Te
     )
     x_nchw = x_nhwc.permute(0, 3, 1, 2).float()
     grid = F.affine_grid(theta, list(x_nchw.shape), align_corners=False)
-    return F.grid_sample(x_nchw, grid, align_corners=False).permute(0, 2, 3, 1).reshape(n, size, size, -1)
+    return F.grid_sample(x_nchw, grid, align_corners=False).permute(0, 2, 3, 1).contiguous()

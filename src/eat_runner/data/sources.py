@@ -3,10 +3,10 @@
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,38 +17,40 @@ TRAIN, TEST = "train", "test"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """One image on disk. group: images of one group show the same object; -1 where there are no groups."""
+class ImageFile(NamedTuple):
+    """One image on disk. name: its path below the data set's root, with slashes. group: images of one group show the
+    same object; -1 where there are no groups."""
 
-    path: Path
+    name: str
     label: int
     group: int = -1
 
 
 @dataclass(frozen=True)
 class Files:
-    """A data set of image files: splits by name, class names, and every file that its content depends on."""
+    """A data set of image files: splits by name, class names, and the tables that its labels come from (like images,
+    by their path below root)."""
 
     root: Path
     splits: dict[str, list[ImageFile]]
     class_names: tuple[str, ...]
-    tables: tuple[Path, ...] = ()
+    tables: tuple[str, ...] = ()
     channels: int = 3
 
-    def content(self) -> Iterator[Path]:
+    def content(self) -> Iterator[str]:
+        """Every file that the data set's content depends on."""
         yield from self.tables
-        yield from (image.path for images in self.splits.values() for image in images)
+        yield from (image.name for images in self.splits.values() for image in images)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set that another library reads: ``read()`` gives its splits; version changes when its content does."""
+    """A data set that another library reads. read: its splits. version: changes when its content does."""
 
     read: Callable[[], dict[str, ImageSet]]
     class_names: tuple[str, ...]
     channels: int
-    version: str
+    version: Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def digits(data_dir: Path, download: bool) -> Arrays:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels (a copy of UCI's test set); one in five is test."""
     import importlib.metadata
 
-    return Arrays(_read_digits, tuple("0123456789"), 1, f"scikit-learn {importlib.metadata.version('scikit-learn')}")
+    version = f"scikit-learn {importlib.metadata.version('scikit-learn')}"
+    return Arrays(_read_digits, tuple("0123456789"), 1, lambda: version)
 
 
 def _read_digits() -> dict[str, ImageSet]:
@@ -85,9 +88,6 @@ def torchvision_archive(name: str, archive: str, folder: str, channels: int) -> 
     this unpacks to. torchvision compares every file of CIFAR with its MD5 before it opens the pickle in it."""
 
     def find(data_dir: Path, download: bool) -> Arrays:
-        from torchvision import datasets
-
-        cls: Any = getattr(datasets, name)
         unpacked = data_dir / folder
         if not download and not unpacked.is_dir() and not (data_dir / archive).exists():
             raise UserError(
@@ -95,24 +95,35 @@ def torchvision_archive(name: str, archive: str, folder: str, channels: int) -> 
             )
 
         def read() -> dict[str, ImageSet]:
-            splits: dict[str, ImageSet] = {}
-            fetch = download or not unpacked.is_dir()  # an archive that is there is verified and unpacked
             try:
-                for split in (TRAIN, TEST):
-                    loaded = cls(data_dir, train=split == TRAIN, download=fetch)
-                    images = np.asarray(loaded.data, dtype=np.uint8)
-                    images = images if images.ndim == 4 else images[..., None]
-                    splits[split] = ImageSet(images, np.asarray(loaded.targets, dtype=np.int64))
-            except (OSError, RuntimeError, ValueError, EOFError) as error:
-                reason = str(error).strip().splitlines()[0]
+                return _read_torchvision(name, data_dir, download)
+            except Exception as error:  # a damaged file can raise anything, an assertion without a message too
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(
-                    f"{name} in {data_dir} cannot be used ({reason}): delete it and fetch it again"
+                    f"{name} in {data_dir} cannot be used ({reason}): delete {unpacked} and fetch it again"
                 ) from error
-            return splits
 
-        return Arrays(read, _class_names(name), channels, _tree_version(unpacked))
+        return Arrays(read, _class_names(name), channels, lambda: _tree_version(unpacked))
 
     return find
+
+
+def _read_torchvision(name: str, data_dir: Path, download: bool) -> dict[str, ImageSet]:
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
+
+    cls: Any = getattr(datasets, name)
+    archives = {cls.filename: cls.tgz_md5} if hasattr(cls, "tgz_md5") else cls.resources
+    below = data_dir if hasattr(cls, "tgz_md5") else data_dir / name / "raw"
+    # torchvision's download=True fetches only what is not there, so it unpacks an intact archive without the network
+    intact = all(check_integrity(str(below / file), md5) for file, md5 in dict(archives).items())
+    splits: dict[str, ImageSet] = {}
+    for split in (TRAIN, TEST):
+        loaded = cls(data_dir, train=split == TRAIN, download=download or intact)
+        images = np.asarray(loaded.data, dtype=np.uint8)
+        images = images if images.ndim == 4 else images[..., None]
+        splits[split] = ImageSet(images, np.asarray(loaded.targets, dtype=np.int64))
+    return splits
 
 
 def _class_names(name: str) -> tuple[str, ...]:
@@ -127,18 +138,16 @@ def _class_names(name: str) -> tuple[str, ...]:
 
 def _tree_version(folder: Path) -> str:
     """Changes when a file below the folder does: names, sizes and times."""
-    if not folder.is_dir():
-        return "not unpacked"
-    return stat_signature(folder, (path for path in folder.rglob("*") if path.is_file()))
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return stat_signature(folder, names) if folder.is_dir() else "not unpacked"
 
 
-def stat_signature(root: Path, paths: Iterator[Path]) -> str:
-    """Hash of names, sizes and modification times: a cheap sign of change. Relative, so that a tree can be moved."""
-    digest = hashlib.sha256()
-    for name in sorted(os.fspath(path) for path in paths):
-        status = os.stat(name)
-        digest.update(f"{os.path.relpath(name, root)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+def stat_signature(root: Path, names: Iterable[str]) -> str:
+    """Hash of names, sizes and modification times: a cheap sign of change. Names are below root, so that a tree can be
+    moved."""
+    stats = ((name, os.stat(f"{root}/{name}")) for name in sorted(names))
+    lines = "".join(f"{name}|{status.st_size}|{status.st_mtime_ns}\n" for name, status in stats)
+    return hashlib.sha256(os.fsencode(lines)).hexdigest()
 
 
 def gtsrb(data_dir: Path, download: bool) -> Files:
@@ -148,37 +157,55 @@ def gtsrb(data_dir: Path, download: bool) -> Files:
     five digits of a training file's name are its track: 30 pictures of one sign.
     """
     root = _one_of(data_dir, "GTSRB", "Final_Training")
-    training, test = root / "Final_Training" / "Images", root / "Final_Test" / "Images"
-    table = next((t for t in (test.parent / _GT_TEST, test / _GT_TEST, root / _GT_TEST) if t.is_file()), None)
-    if not training.is_dir() or not test.is_dir() or table is None:
+    training, test = "Final_Training/Images", "Final_Test/Images"
+    tables = (f"{folder}{_GT_TEST}" for folder in ("Final_Test/", "Final_Test/Images/", ""))
+    table = next((name for name in tables if (root / name).is_file()), None)
+    if not (root / training).is_dir() or not (root / test).is_dir() or table is None:
         raise UserError(
             f"GTSRB is not in {data_dir}: unpack GTSRB_Final_Training_Images.zip and GTSRB_Final_Test_Images.zip there "
             f"and put {_GT_TEST} from GTSRB_Final_Test_GT.zip into GTSRB/Final_Test (all from the benchmark's page)"
         )
-    folders = _class_folders(training)
+    folders = _class_folders(root / training)
+    for label, folder in enumerate(folders):
+        if folder != f"{label:05d}":
+            raise UserError(f"{root / training} has the class folder {folder} where GTSRB has {label:05d}")
     train = [
-        ImageFile(path, label, label * 100_000 + _track(path))
+        ImageFile(name, label, label * 100_000 + _track(root, name))
         for label, folder in enumerate(folders)
-        for path in _images_in(folder)
+        for name in _images_in(root, f"{training}/{folder}")
     ]
-    try:
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file, delimiter=";"))
-        tests = [ImageFile(test / row["Filename"], int(row["ClassId"])) for row in rows]
-    except (KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{table} is not the official table: it needs the columns Filename and ClassId") from error
+    tests = _gtsrb_test(root / table, test)
     if any(not 0 <= image.label < len(folders) for image in tests):
-        raise UserError(f"{table} names a ClassId that {training} has no folder for")
-    return Files(root, {TRAIN: train, TEST: tests}, tuple(folder.name for folder in folders), (table,))
+        raise UserError(f"{root / table} names a ClassId that {root / training} has no folder for")
+    return Files(root, {TRAIN: train, TEST: tests}, tuple(folders), (table,))
 
 
 _GT_TEST = "GT-final_test.csv"
 
 
-def _track(path: Path) -> int:
-    if not path.stem[:5].isdigit():
-        raise UserError(f"{path} is no training image of GTSRB: its name must begin with the five digits of its track")
-    return int(path.stem[:5])
+def _gtsrb_test(table: Path, folder: str) -> list[ImageFile]:
+    try:
+        with table.open(newline="") as file:
+            rows = [(row["Filename"], int(row["ClassId"])) for row in csv.DictReader(file, delimiter=";")]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{table} is not the official table: it needs the columns Filename and ClassId") from error
+    return [ImageFile(f"{folder}/{_plain(name, table)}", label) for name, label in rows]
+
+
+def _track(root: Path, name: str) -> int:
+    digits = os.path.basename(name)[:5]
+    if len(digits) < 5 or not digits.isdecimal():
+        raise UserError(
+            f"{root / name} is no training image of GTSRB: its name must begin with the five digits of its track"
+        )
+    return int(digits)
+
+
+def _plain(name: str, table: Path) -> str:
+    """A name that a table gives, if it is one: a table must not lead out of its folder of images."""
+    if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
+        raise UserError(f"{table} names {name!r}, which is no plain file name: fetch the official table again")
+    return name
 
 
 def celeba(data_dir: Path, download: bool) -> Files:
@@ -198,16 +225,17 @@ def celeba(data_dir: Path, download: bool) -> Files:
         _, header, *rows = attributes.read_text().splitlines()
         columns = [header.split().index(name) + 1 for name in _CELEBA_ATTRIBUTES]
         values = {row.split()[0]: row.split() for row in rows if row.strip()}
-        splits: dict[str, list[ImageFile]] = {TRAIN: [], TEST: []}
-        for line in partition.read_text().splitlines():
-            name, part = line.split()
-            if part in _CELEBA_PARTS:
-                label = sum(bit * (values[name][c] == "1") for bit, c in zip((4, 2, 1), columns, strict=True))
-                splits[_CELEBA_PARTS[part]].append(ImageFile(images / name, label))
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        parts = [line.split() for line in partition.read_text().splitlines()]
+        chosen = [(name, _CELEBA_PARTS[part]) for name, part in parts if part in _CELEBA_PARTS]
+        bits = [[values[name][column] == "1" for column in columns] for name, _ in chosen]
+    except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"the tables in {root} are not CelebA's official ones ({error!r}): fetch them again") from error
+    splits: dict[str, list[ImageFile]] = {TRAIN: [], TEST: []}
+    for (name, split), (makeup, smile, mouth) in zip(chosen, bits, strict=True):
+        label = 4 * makeup + 2 * smile + mouth
+        splits[split].append(ImageFile(f"{images.name}/{_plain(name, partition)}", label))
     yes_no = [f"{first}, {second}, {third}" for first in _MAKEUP for second in _SMILE for third in _MOUTH]
-    return Files(root, splits, tuple(yes_no), (attributes, partition))
+    return Files(root, splits, tuple(yes_no), (attributes.name, partition.name))
 
 
 _CELEBA_ATTRIBUTES = ("Heavy_Makeup", "Smiling", "Mouth_Slightly_Open")
@@ -223,15 +251,18 @@ def image_folder(data_dir: Path, download: bool) -> Files:
             "data_dir/test/<class>/"
         )
     folders = {split: _class_folders(data_dir / split) for split in (TRAIN, TEST)}
-    names = {split: [folder.name for folder in found] for split, found in folders.items()}
-    if names[TRAIN] != names[TEST]:
-        odd = sorted(set(names[TRAIN]) ^ set(names[TEST]))[0]
+    if folders[TRAIN] != folders[TEST]:
+        odd = sorted(set(folders[TRAIN]) ^ set(folders[TEST]))[0]
         raise UserError(f"the class folder {odd} is in only one of {data_dir}/train and {data_dir}/test: both need it")
     splits = {
-        split: [ImageFile(path, label) for label, folder in enumerate(found) for path in _images_in(folder)]
+        split: [
+            ImageFile(name, label)
+            for label, folder in enumerate(found)
+            for name in _images_in(data_dir, f"{split}/{folder}")
+        ]
         for split, found in folders.items()
     }
-    return Files(data_dir, splits, tuple(names[TRAIN]))
+    return Files(data_dir, splits, tuple(folders[TRAIN]))
 
 
 def _one_of(data_dir: Path, name: str, sign: str) -> Path:
@@ -239,22 +270,25 @@ def _one_of(data_dir: Path, name: str, sign: str) -> Path:
     return data_dir if (data_dir / sign).is_dir() else data_dir / name
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    found = sorted(path for path in _entries(folder) if path.is_dir() and not path.name.startswith("."))
+def _class_folders(folder: Path) -> list[str]:
+    found = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
     if len(found) < 2:
         raise UserError(f"{folder} has {len(found)} class folders: at least 2 are needed, one for each class")
     return found
 
 
-def _images_in(folder: Path) -> list[Path]:
-    found = sorted(path for path in _entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+def _images_in(root: Path, folder: str) -> list[str]:
+    """The images in root/folder, by their path below root."""
+    names = sorted(entry.name for entry in _visible(root / folder))
+    found = [f"{folder}/{name}" for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     if not found:
-        raise UserError(f"the class folder {folder} is empty: every class needs at least one image")
+        raise UserError(f"the class folder {root / folder} is empty: every class needs at least one image")
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
+def _visible(folder: Path) -> "list[os.DirEntry[str]]":
     try:
-        return [Path(entry.path) for entry in os.scandir(folder)]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}") from error

@@ -10,11 +10,11 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import platformdirs
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from eat_runner.data.images import ImageSet
-from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, Source, stat_signature
+from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, ImageFile, Source, stat_signature
 from eat_runner.errors import UserError
 from eat_runner.progress import ProgressBar
 
@@ -47,7 +47,7 @@ class Store:
     def _images(folder: Path, split: str) -> ImageSet:
         groups = np.load(folder / f"{split}-groups.npy")
         return ImageSet(
-            np.load(folder / f"{split}-images.npy", mmap_mode="r"),
+            np.load(folder / f"{split}-images.npy", mmap_mode="c"),
             np.load(folder / f"{split}-labels.npy"),
             None if len(groups) == 0 else groups,
         )
@@ -60,103 +60,103 @@ def open_store(name: str, source: Source, image_size: int, data_dir: Path, downl
     """
     found = source.find(data_dir, download)
     signature = _signature(found)
-    parent = _parent(data_dir)
-    folder = parent / f"{name}-{image_size}"
-    with FileLock(parent / f"{name}-{image_size}.lock"):
-        meta = _valid(folder, signature)
-        if meta is None:
-            _build(folder, name, source, found, image_size)
-            # reading may have unpacked an archive, which changes what the source looks like
-            _write_meta(folder, signature=_signature(source.find(data_dir, False)))
-            meta = _valid(folder, None)
-            assert meta is not None
-        return Store(folder, meta)
+    folder = _parent(data_dir) / f"{name}-{image_size}"
+    try:
+        with FileLock(f"{folder}.lock"):
+            meta = _valid(folder, signature)
+            if meta is None:
+                meta = _build(folder, name, source, found, image_size, signature)
+            return Store(folder, meta)
+    except OSError as error:
+        raise UserError(
+            f"the store {folder} cannot be made ({error}): make room, or choose another data_dir"
+        ) from error
 
 
 def _signature(found: Files | Arrays) -> str:
     if isinstance(found, Arrays):
-        return found.version
+        return found.version()
     try:
         return stat_signature(found.root, found.content())
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): complete the data set") from error
 
 
 def _parent(data_dir: Path) -> Path:
     """Beside the data, or in the user's cache where data_dir cannot be written."""
     beside = data_dir / FOLDER
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=beside):
-            return beside
-    except OSError:
-        where = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
-        cache = platformdirs.user_cache_path("eat-runner") / where
+    where = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
+    cache = platformdirs.user_cache_path("eat-runner") / where
+    for folder in (beside, cache):
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"neither {beside} nor {cache} can be written ({error.strerror}): point data_dir at a folder that can"
-            ) from error
-        return cache
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    raise UserError(f"neither {beside} nor {cache} can be written: point data_dir at a folder that can")
 
 
-def _valid(folder: Path, signature: str | None) -> dict[str, Any] | None:
+def _valid(folder: Path, signature: str) -> dict[str, Any] | None:
     """The store's meta data if it is whole, undamaged and made from this source, else None."""
     try:
         meta = json.loads((folder / META).read_text())
-        if meta["format"] != FORMAT or (signature is not None and meta["signature"] != signature):
+        own = meta.pop("checksum") == _checksum_of(meta)
+        if not own or meta["format"] != FORMAT or meta["signature"] != signature:
             return None
         whole = all(_crc32(folder / name) == checksum for name, checksum in meta["checksums"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return meta if whole else None
 
 
+def _checksum_of(meta: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
 def _crc32(path: Path) -> int:
-    checksum = 0
+    checksum, block = 0, memoryview(bytearray(1 << 20))
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
+        while count := file.readinto(block):
+            checksum = zlib.crc32(block[:count], checksum)
     return checksum
 
 
-def _build(folder: Path, name: str, source: Source, found: Files | Arrays, image_size: int) -> None:
-    """Make the folder as a whole: under another name first, then renamed."""
+def _build(
+    folder: Path, name: str, source: Source, found: Files | Arrays, image_size: int, signature: str
+) -> dict[str, Any]:
+    """Make the folder as a whole: under another name first, then renamed. Returns its meta data."""
     with _temporary_beside(folder) as making:
         if isinstance(found, Arrays):
             splits = {split: _resized(images, image_size) for split, images in found.read().items()}
+            _check(name, source, found, splits)
             content = _hash_arrays(splits)
             for split, images in splits.items():
                 np.save(making / f"{split}-images.npy", images.images_nhwc)
+            signature = _signature(found)  # reading may have unpacked an archive
         else:
+            _check(name, source, found, found.splits)
             content = _decode(making, name, found, image_size)
-            splits = {
-                split: ImageSet(
-                    np.load(making / f"{split}-images.npy", mmap_mode="r"),
-                    np.array([image.label for image in images], dtype=np.int64),
-                    np.array([image.group for image in images], dtype=np.int64) if images[0].group >= 0 else None,
-                )
-                for split, images in found.splits.items()
-            }
-        _check(name, source, found, splits)
+            splits = {split: _labelled(making, split, images) for split, images in found.splits.items()}
         for split, images in splits.items():
             np.save(making / f"{split}-labels.npy", images.labels)
             np.save(making / f"{split}-groups.npy", np.array([]) if images.groups is None else images.groups)
         np.save(making / "moments.npy", _moments(splits[TRAIN].images_nhwc))
-        _write_meta(
-            making,
-            format=FORMAT,
-            class_names=list(found.class_names),
-            channels=found.channels,
-            fingerprint=hashlib.sha256(f"{content} {image_size}".encode()).hexdigest()[:16],
-            checksums={path.name: _crc32(path) for path in sorted(making.glob("*.npy"))},
-        )
+        meta = {
+            "format": FORMAT,
+            "signature": signature,
+            "class_names": list(found.class_names),
+            "channels": found.channels,
+            "fingerprint": hashlib.sha256(f"{content} {image_size}".encode()).hexdigest()[:16],
+            "checksums": {path.name: _crc32(path) for path in sorted(making.glob("*.npy"))},
+        }
+        (making / META).write_text(json.dumps(meta | {"checksum": _checksum_of(meta)}, indent=1))
         for path in making.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         making.rename(folder)
+    return meta
 
 
 @contextmanager
@@ -170,32 +170,36 @@ def _temporary_beside(folder: Path) -> "Generator[Path]":
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _write_meta(folder: Path, **values: Any) -> None:
-    path = folder / META
-    known = json.loads(path.read_text()) if path.exists() else {}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known | values, indent=1))
-    temporary.replace(path)
-
-
 def _decode(making: Path, name: str, found: Files, image_size: int) -> str:
     """Write <split>-images.npy of every split; returns the hash of all names and contents."""
-    digests: dict[str, str] = {str(path.relative_to(found.root)): _sha256(path) for path in found.tables}
+    digests = {table: _sha256(found.root / table) for table in found.tables}
     total = sum(len(images) for images in found.splits.values())
-    done = 0
     with ProgressBar(f"reading {name}", total) as progress, ThreadPoolExecutor() as pool:
         for split, images in found.splits.items():
-            shape = (len(images), image_size, image_size, found.channels)
-            pixels = np.lib.format.open_memmap(making / f"{split}-images.npy", mode="w+", dtype=np.uint8, shape=shape)
-            read = pool.map(lambda path: _read_image(path, image_size), (image.path for image in images))
-            for i, (image, (value, digest)) in enumerate(zip(images, read, strict=True)):
-                pixels[i] = value
-                digests[str(image.path.relative_to(found.root))] = digest
-                done += 1
-                progress.update(done)
-            pixels.flush()
+            with (making / f"{split}-images.npy").open("wb") as file:
+                _write_header(file, (len(images), image_size, image_size, found.channels))
+                names = [image.name for image in images]
+                read = pool.map(lambda path: _read_image(path, image_size), (found.root / name for name in names))
+                for image_name, (pixels, digest) in zip(names, read, strict=True):
+                    file.write(pixels.tobytes())  # not a memory map: that dies of a bus error on a full disk
+                    digests[image_name] = digest
+                    progress.update(len(digests) - len(found.tables))
     lines = "".join(f"{digest} {path}\n" for path, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _labelled(making: Path, split: str, images: list[ImageFile]) -> ImageSet:
+    groups = np.array([image.group for image in images], dtype=np.int64)
+    return ImageSet(
+        np.load(making / f"{split}-images.npy", mmap_mode="r"),
+        np.array([image.label for image in images], dtype=np.int64),
+        groups if groups[0] >= 0 else None,
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -207,11 +211,13 @@ def _read_image(path: Path, size: int) -> tuple[NDArray[np.uint8], str]:
     try:
         digest = _sha256(path)
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
+            deep, rgb = image.mode[0] in "IF", image.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path} is missing or no readable image ({type(error).__name__}): replace or remove it"
         ) from error
+    if deep:  # conversion would clip, not scale: nearly everything would be white
+        raise UserError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(rgb), digest
@@ -237,8 +243,8 @@ def _hash_arrays(splits: dict[str, ImageSet]) -> str:
     return digest.hexdigest()
 
 
-def _check(name: str, source: Source, found: Files | Arrays, splits: dict[str, ImageSet]) -> None:
-    """What the official data set is known to be, and what every data set must be."""
+def _check(name: str, source: Source, found: Files | Arrays, splits: Mapping[str, list[ImageFile] | ImageSet]) -> None:
+    """What the official data set is known to be."""
     counted = len(splits[TRAIN]), len(splits[TEST])
     if source.images is not None and counted != source.images:
         raise UserError(
@@ -247,6 +253,11 @@ def _check(name: str, source: Source, found: Files | Arrays, splits: dict[str, I
         )
     if source.classes is not None and len(found.class_names) != source.classes:
         raise UserError(f"{name} has {len(found.class_names)} classes, the official one has {source.classes}")
+    for images in splits.values():
+        if isinstance(images, ImageSet) and (
+            len(images.images_nhwc) != len(images) or images.labels.max() >= len(found.class_names)
+        ):
+            raise UserError(f"the labels of {name} do not belong to its images: delete it and fetch it again")
 
 
 def _moments(images_nhwc: NDArray[np.uint8]) -> Moments:
