@@ -54,6 +54,25 @@ def test_published_fixture(sigma):
         assert model[0].weight.grad.norm().item() == pytest.approx(GRADIENT_NORM[sigma], rel=1e-9)
 
 
+def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss():
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None, num_classes=4).double().eval()
+    x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 3])
+    with Observer(model, PenaltyConfig(sigma=1e-2), x) as observer:
+        out = model(x)
+        penalty = observer.collect(2, 1)
+        (F.cross_entropy(out, y) + 3.0 * penalty).backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with Observer(model, PenaltyConfig(sigma=1e-2), x, in_backward=True) as observer:
+        loss = F.cross_entropy(model(x), y)
+        observer.weigh(3.0, 2, 1)
+        loss.backward()
+        assert observer.value().item() == pytest.approx(penalty.item(), rel=1e-12)
+    for p, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-9, atol=1e-14)
+
+
 class NaiveBasicBlock(nn.Module):
     """A torchvision BasicBlock's parts, called so that nothing is overwritten; hands out each leaf call's output."""
 

@@ -18,7 +18,7 @@ from eat_runner.energy.counts import merge
 from eat_runner.energy.estimate import EnergyReport, estimate
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.meter import NonFiniteError
-from eat_runner.environment import git_commit, machine, stop_signals, versions
+from eat_runner.environment import git_commit, keep_freed_memory, machine, stop_signals, versions
 from eat_runner.errors import UserError
 from eat_runner.models import Network
 from eat_runner.progress import ProgressBar
@@ -136,6 +136,7 @@ def expected_seconds(experiment: Experiment) -> float:
 
 def _run(experiment: Experiment) -> RunRecord:
     config, folder = experiment.config, experiment.folder
+    keep_freed_memory()
     folder.write_config(as_plain(config))
     trainer = Trainer(experiment.network, experiment.dataset, config, experiment.device)
     _resume(trainer, experiment)

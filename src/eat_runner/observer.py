@@ -8,21 +8,26 @@ from torch import Tensor, nn
 
 from eat_runner.config import PenaltyConfig
 from eat_runner.errors import UserError
-from eat_runner.penalties import PENALTIES, normalise
+from eat_runner.penalties import IN_BACKWARD, PENALTIES, normalise, weights
 from eat_runner.taps import Call, evaluation_mode, overwritten_calls, tap
 
 
 class Observer:
-    """A context manager: inside it, every forward pass with gradients leaves its penalty behind for ``collect``.
+    """A context manager: inside it, every forward pass with gradients is penalised. Two ways to use it:
 
-    The sum of a call is formed in its hook, while the tensor is still in the cache. Passes without gradients are not
-    observed, and the network's own outputs are never changed. Attach it before compiling the network.
+    ``loss = cross_entropy + lambda_ * observer.collect(images, parameters)`` after the forward pass, or, where
+    ``in_backward`` is on, ``observer.weigh(lambda_, images, parameters)`` after the forward pass, backward through the
+    cross-entropy alone, and then ``observer.value()``. The second gives the same gradients faster, in eager mode.
+    Passes without gradients are not observed, and the network's own outputs are never changed. Attach it before
+    compiling the network.
     """
 
-    def __init__(self, model: nn.Module, config: PenaltyConfig, example: Tensor):
-        """example: a batch that the network takes (its values do not matter). UserError: the scope matches nothing."""
+    def __init__(self, model: nn.Module, config: PenaltyConfig, example: Tensor, in_backward: bool = False):
+        """example: a batch that the network takes (its values do not matter). in_backward: add the gradient on the way
+        back instead of the penalty to the loss, where the penalty can. UserError: the scope matches nothing."""
         self.model, self.config = model, config
         self.surrogate = PENALTIES[config.name]
+        self.penalise = IN_BACKWARD.get(config.name) if in_backward else None
         matched = self._matched(example)
         if not matched:
             raise UserError(
@@ -32,6 +37,8 @@ class Observer:
         self.copied = overwritten_calls(model, example, self.functional)
         self.sums: list[Tensor] = []
         self.elements: list[int] = []
+        self.weights: list[float] = []
+        self.scale = 1.0
         self.attached = ExitStack()
 
     def __enter__(self) -> "Observer":
@@ -50,11 +57,35 @@ class Observer:
         self.sums, self.elements = [], []
         return normalise(sums, elements, images, parameters, self.config.normalisation)
 
+    def weigh(self, lambda_: float, images: int, parameters: int) -> None:
+        """Fix what backward will add: lambda_ times the penalty of the pass that was just made."""
+        self.weights = weights(self.elements, images, parameters, self.config.normalisation)
+        self.scale = lambda_
+
+    def value(self) -> Tensor:
+        """The penalty of the pass whose backward just ended, detached; forgets the pass."""
+        value = torch.stack([s * w for s, w in zip(self.sums, self.weights, strict=True)]).sum()
+        self.sums, self.elements = [], []
+        return value
+
     def _observe(self, call: Call) -> None:
         if torch.is_grad_enabled() and self._in_scope(call):
             kept = call.output.clone() if call.index in self.copied else call.output
-            self.sums.append(self.surrogate(kept, self.config.sigma))
+            if self.penalise is None:
+                self.sums.append(self.surrogate(kept, self.config.sigma))
+            else:
+                self._penalise_in_backward(call.output, kept)
             self.elements.append(kept.numel())
+
+    def _penalise_in_backward(self, output: Tensor, kept: Tensor) -> None:
+        assert self.penalise is not None
+        k = len(self.sums)
+        self.sums.append(output.new_zeros(()))
+
+        def store(value: Tensor) -> None:
+            self.sums[k] = value
+
+        self.penalise(output, self.config.sigma, lambda: self.scale * self.weights[k], store, kept)
 
     def _in_scope(self, call: Call) -> bool:
         if self.config.scope == "activations":

@@ -120,10 +120,8 @@ class Trainer:
         """
         if self.done:
             return
-        with (
-            Observer(self.model, self.config.penalty, self._example()) if self._penalised else nullcontext() as observer
-        ):
-            forward = self._compiled()
+        with self._observing() as observer:
+            forward = torch.compile(self.model) if self.compiled else self.model
             while not self.done:
                 self._train_epoch(forward, observer, stop, report)
                 if self.step < self.steps:
@@ -229,15 +227,11 @@ class Trainer:
             with self.autocast():
                 logits = forward(x_nchw)
                 cross_entropy = F.cross_entropy(logits, labels)
-            loss = cross_entropy
-            self.sums[0] += cross_entropy.detach()
-            if observer is not None:
-                penalty = observer.collect(len(labels), self.parameters)
-                loss = cross_entropy + self.lambda_t * penalty
-                self.sums[1] += penalty.detach()
-            self.sums[2] += (logits.detach().argmax(1) == labels).float().mean()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            penalty = self._backward(cross_entropy, observer, len(labels))
+            self.sums[0] += cross_entropy.detach()
+            self.sums[1] += penalty
+            self.sums[2] += (logits.detach().argmax(1) == labels).float().mean()
             self.optimizer.step()
             if self.lr_schedule and config.trainer.lr_schedule != "exponential":
                 self.lr_schedule.step()
@@ -245,6 +239,19 @@ class Trainer:
             if self.step % STEPS_BETWEEN_REPORTS == 0:
                 report(self.epoch * self.steps + self.step, self._figures())
         self.seconds += time.perf_counter() - started
+
+    def _backward(self, cross_entropy: Tensor, observer: Observer | None, images: int) -> Tensor | float:
+        """Gradients of cross-entropy + lambda x penalty; returns the penalty."""
+        if observer is None:
+            cross_entropy.backward()
+            return 0.0
+        if observer.penalise is None:
+            penalty = observer.collect(images, self.parameters)
+            (cross_entropy + self.lambda_t * penalty).backward()
+            return penalty.detach()
+        observer.weigh(self.lambda_t, images, self.parameters)
+        cross_entropy.backward()
+        return observer.value()
 
     def _finish_epoch(self) -> EpochRow:
         cross_entropy, penalty, accuracy = (self.sums / self.steps).tolist()
@@ -293,12 +300,17 @@ class Trainer:
         x = torch.zeros(2, self.network.channels, size, size, device=self.device)
         return x.contiguous(memory_format=torch.channels_last) if self.config.trainer.channels_last else x
 
-    def _compiled(self) -> Callable[[Tensor], Tensor]:
+    @property
+    def compiled(self) -> bool:
+        """Whether torch.compile is used; ``auto`` decides by the planned number of steps alone."""
         settings = self.config.trainer
         planned = settings.epochs * self.steps
-        if settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS):
-            return torch.compile(self.model)
-        return self.model
+        return settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS)
+
+    def _observing(self) -> AbstractContextManager[Observer | None]:
+        if not self._penalised:
+            return nullcontext()
+        return Observer(self.model, self.config.penalty, self._example(), in_backward=not self.compiled)
 
     def _figures(self) -> str:
         cross_entropy, penalty, accuracy = (self.sums / max(self.step, 1)).tolist()

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from eat_runner.config.checks import above, one_of
+from eat_runner.config.checks import above, at_least, one_of
 
+SMALLEST_SIGMA = 1e-30  # 1 / sigma must be a float32
 SCOPES = ("leaf_modules", "activations")
 NORMALISATIONS = ("layer_mean", "elements", "parameters")
 
@@ -24,5 +25,6 @@ class PenaltyConfig:
 
     def check(self) -> None:
         above("penalty.sigma", self.sigma, 0.0)
+        at_least("penalty.sigma", self.sigma, SMALLEST_SIGMA)
         one_of("penalty.scope", self.scope, SCOPES)
         one_of("penalty.normalisation", self.normalisation, NORMALISATIONS)

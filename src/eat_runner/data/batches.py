@@ -77,7 +77,9 @@ class _Normalise:
         x = x_nhwc.to(torch.float32)
         if self.channels is not None and self.channels != x.shape[-1]:
             x = x.expand(*x.shape[:-1], self.channels)
-        return torch.addcmul(self.shift, x, self.scale).permute(0, 3, 1, 2)
+        n, height, width, channels = x.shape
+        scale, shift = (v.expand(channels).repeat(width) for v in (self.scale, self.shift))  # whole rows are faster
+        return torch.addcmul(shift, x.reshape(n, height, -1), scale).view(x.shape).permute(0, 3, 1, 2)
 
 
 def _tensors(images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -109,11 +111,13 @@ def _augment(x_nhwc: Tensor, config: DatasetConfig, draw: np.random.Generator) -
 def _transform(x_nhwc: Tensor, shift: Tensor, flip: Tensor, angle: Tensor) -> Tensor:
     """Shift, flip and rotation as one bilinear resampling; float32, NHWC, still 0 to 255."""
     size = x_nhwc.shape[1]
-    cosine, sine, mirror = angle.cos(), angle.sin(), 1.0 - 2.0 * flip.float()
-    rows, columns = (2.0 * s.float() / size for s in shift)  # grid_sample's unit is half an image
-    theta = torch.stack(
-        [torch.stack([mirror * cosine, -sine, columns], 1), torch.stack([mirror * sine, cosine, rows], 1)], 1
-    )
+    # grid_sample's unit is half an image, its origin the centre; x and y are the centres of the pixels
+    x = torch.linspace(-1, 1, size, device=x_nhwc.device) * (size - 1) / size
+    y = x[:, None]
+    rows, columns = 2.0 * shift.float()[:, :, None, None] / size
+    mirror, cosine, sine = (v[:, None, None] for v in (1.0 - 2.0 * flip.float(), angle.cos(), angle.sin()))
+    from_x = mirror * cosine * x - sine * y + columns
+    from_y = mirror * sine * x + cosine * y + rows
     x_nchw = x_nhwc.permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(theta, list(x_nchw.shape), align_corners=False)
+    grid = torch.stack([from_x, from_y], -1)
     return F.grid_sample(x_nchw, grid, align_corners=False).permute(0, 2, 3, 1).contiguous()
