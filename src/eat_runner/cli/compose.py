@@ -76,7 +76,7 @@ def root_schema() -> DictConfig:
 
 
 def register() -> None:
-    """Put what conf/ refers to into Hydra's store: the schemas, and the callback that looks at all jobs before any starts.
+    """Put what conf/ refers to into Hydra's store: the schemas, and the callback that sees all jobs before any starts.
 
     Code is named here, and never in conf/.
     """

@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -40,12 +41,27 @@ CONTINUE_ME = 75
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _stop)
+    stops: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stops.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         with one_line_errors(PROGRAM):
-            sys.exit(command(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(CONTINUE_ME)
+            code = command(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code
+    except (KeyboardInterrupt, Exception):
+        # libraries that are stopped while they are imported turn the interrupt into errors of their own
+        if not stops:
+            raise
+        code = CONTINUE_ME
+    if code == CONTINUE_ME:
+        print(f"{PROGRAM}: stopped: the same command continues", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -218,10 +234,6 @@ def _readable(error: BaseException | None) -> BaseException:
 def _job_vanished(error: Exception) -> bool:
     """True where submitit says that a job on the cluster ended without a result; the run's record says more."""
     return type(error).__module__.startswith("submitit") and type(error).__name__ == "UncompletedJobError"
-
-
-def _stop(*_: Any) -> None:
-    sys.exit(CONTINUE_ME)
 
 
 if __name__ == "__main__":
