@@ -175,7 +175,8 @@ def _sum_flags(flags: Any) -> Any:
 
 def _all_finite(flat: Any) -> bool:
     """The sum of squares is one fast pass, and finite where all values are, unless it overflows."""
-    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
 def _as_ints(numbers: Sequence[Number]) -> list[int]:

@@ -1,0 +1,128 @@
+"""Price lists: what ships with the package, and what a person's own file may get wrong."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from eat_runner.config.hardware import FusedHardware, PublishedHardware
+from eat_runner.energy.hardware import builtin_hardware, load_hardware
+from eat_runner.errors import UserError
+
+# per 64 bits, and per operation, from the tables that the files cite
+DDR_PJ, SRAM_45NM_PJ, SRAM_7NM_PJ = 1300, 100, 14
+
+
+def test_what_ships() -> None:
+    assert builtin_hardware() == [
+        "eyeriss_65nm",
+        "fused_45nm",
+        "fused_45nm_int8",
+        "fused_7nm",
+        "fused_7nm_int8",
+        "published",
+    ]
+
+
+@pytest.mark.parametrize("name", builtin_hardware())
+def test_every_price_has_a_source(name: str) -> None:
+    hardware = load_hardware(name)
+    priced = {f.name for f in fields(hardware) if "_pj" in f.name}
+    assert len(priced) >= 2
+    assert priced <= set(hardware.source)
+    assert all(hardware.source.values())
+    assert set(hardware.source) <= {f.name for f in fields(hardware)}
+    assert hardware.name == name
+    assert hardware.process_nm in (7, 45, 65)
+    assert hardware.note
+
+
+def test_published_prices() -> None:
+    hardware = load_hardware("published")
+    assert isinstance(hardware, PublishedHardware)
+    assert hardware.dram_pj_per_value == (1300 + 2600) / 2
+    assert hardware.multiply_pj == 3.7
+    assert (hardware.inplace, hardware.bn_statistics_repeats, hardware.batch) == ("as_built", 1, 100)
+    assert hardware.threshold == 2**-126
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "sram_pj", "multiply_pj", "accumulate_pj", "add_pj"),
+    [
+        ("fused_45nm", 32, SRAM_45NM_PJ, 3.7, 0.9, 0.9),
+        ("fused_45nm_int8", 8, SRAM_45NM_PJ, 0.2, 0.1, 0.03),
+        ("fused_7nm", 32, SRAM_7NM_PJ, 1.31, 0.38, 0.38),
+        ("fused_7nm_int8", 8, SRAM_7NM_PJ, 0.07, 0.03, 0.007),
+    ],
+)
+def test_fused_prices(
+    name: str, bits: int, sram_pj: float, multiply_pj: float, accumulate_pj: float, add_pj: float
+) -> None:
+    hardware = load_hardware(name)
+    assert isinstance(hardware, FusedHardware)
+    assert hardware.bits == bits
+    assert hardware.buffer_bits == 8 * 2**20
+    assert hardware.buffer_pj_per_bit * 64 == sram_pj
+    assert hardware.dram_pj_per_bit * 64 == DDR_PJ
+    assert (hardware.multiply_pj, hardware.accumulate_pj, hardware.add_pj) == (multiply_pj, accumulate_pj, add_pj)
+    assert hardware.activation_pj == pytest.approx(multiply_pj + add_pj)
+    assert (hardware.weight_reuse, hardware.format, hardware.skip, hardware.relative) == (1, "auto", "both", False)
+    assert ("zeros stand in for int8" in hardware.note) == name.endswith("int8")
+
+
+def test_eyeriss_prices_are_relative() -> None:
+    hardware = load_hardware("eyeriss_65nm")
+    assert isinstance(hardware, FusedHardware)
+    assert hardware.relative
+    assert hardware.multiply_pj + hardware.accumulate_pj == 1
+    assert hardware.dram_pj_per_bit * 16 == 200
+    assert hardware.buffer_pj_per_bit * 16 == 6
+    assert hardware.buffer_bits == 108 * 1024 * 8
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "defaults: [base_fused, _self_]\nrule: fused\nmultiply_pj: 2\nbatch: 50\nsource: {multiply_pj: me}\n"
+    )
+    assert load_hardware(str(path)) == FusedHardware(
+        name="mine", multiply_pj=2.0, batch=50, source={"multiply_pj": "me"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "rule: fused\nmultiply_pj: 1\nbitz: 8",
+            "'bitz' not in 'FusedHardware': choose from name, rule, process_nm, bits",
+        ),
+        ("rule: fused\nmultiply_pj: 1\nbits: many", "bits: Value 'many'"),
+        ("rule: fused\nmultiply_pj: 1\nbits: 1.5", "bits: Value '1.5'"),
+        ("rule: fused\nmultiply_pj: 1\nbits: null", "bits: "),
+        ("rule: fused\nmultiply_pj: 1\nbits: 0", "hardware.bits=0 is out of range"),
+        ("rule: fused\nmultiply_pj: -1", "hardware.multiply_pj=-1 is out of range"),
+        ("rule: fused\nmultiply_pj: .nan", "hardware.multiply_pj=nan is out of range"),
+        ("rule: fused", "at least one price must be above 0"),
+        ("rule: fused\nmultiply_pj: 1\nskip: everything", "hardware.skip=everything is unknown: choose one of input"),
+        ("multiply_pj: 1", "rule=None is unknown: choose one of published, fused"),
+        ("rule: [fused]", "is unknown: choose one of published, fused"),
+        ("rule: fused\nbits: [", "not a YAML file"),
+        ("just words", "not a hardware file"),
+        ("", "not a hardware file"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_hardware(str(path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"hardware=tpu is unknown: choose one of eyeriss_65nm, .*, published"):
+        load_hardware("tpu")
+    with pytest.raises(UserError, match=r"nowhere/mine\.yaml: no hardware file there"):
+        load_hardware("nowhere/mine.yaml")

@@ -1,0 +1,377 @@
+"""The meter against values worked out by hand, and against naive loops."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eat_runner.config import MeterConfig
+from eat_runner.energy.counts import FLOOR_BATCH, Counts, Kind, LayerCounts
+from eat_runner.energy.meter import NonFiniteError, measure
+from eat_runner.errors import UserError
+
+THRESHOLD = 2.0**-126
+
+
+def meter(model: nn.Module, *batches: Tensor, floor: bool = False, **config: Any) -> Counts:
+    return measure(model, batches, MeterConfig(batch=len(batches[0]), **config), floor=floor)
+
+
+def by_name(counts: Counts) -> dict[str, LayerCounts]:
+    return {row.name: row for row in counts.layers}
+
+
+# --- exact products ------------------------------------------------------------------------------------------------
+
+
+def sparse(shape: tuple[int, ...], seed: int, density: float) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator)
+    return values * (torch.rand(shape, generator=generator) < density)
+
+
+def naive_conv_macs(conv: nn.Conv2d, x: np.ndarray) -> tuple[int, int, int]:
+    """Every product of a zero-padded convolution, one by one: (valid, input not zero, neither operand zero)."""
+    weight = conv.weight.detach().numpy()
+    (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
+    pad_h, pad_w = (int(p) for p in conv.padding)
+    images, _, height, width = x.shape
+    outputs, inputs, kernel_h, kernel_w = weight.shape
+    out_h = (height + 2 * pad_h - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
+    out_w = (width + 2 * pad_w - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
+    valid = some = both = 0
+    for image, o, oh, ow, i, kh, kw in itertools.product(
+        *map(range, (images, outputs, out_h, out_w, inputs, kernel_h, kernel_w))
+    ):
+        h, w = oh * stride_h - pad_h + kh * dilation_h, ow * stride_w - pad_w + kw * dilation_w
+        if 0 <= h < height and 0 <= w < width:
+            channel = o // (outputs // conv.groups) * inputs + i
+            valid += 1
+            some += x[image, channel, h, w] != 0
+            both += x[image, channel, h, w] != 0 and weight[o, i, kh, kw] != 0
+    return valid, int(some), int(both)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (3, 1)])
+@pytest.mark.parametrize("padding", [0, 1, (2, 0)])
+@pytest.mark.parametrize("dilation", [1, (1, 2)])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_products_of_a_convolution_equal_a_naive_loop(stride: Any, padding: Any, dilation: Any, groups: int) -> None:
+    conv = nn.Conv2d(4, 4, (3, 2), stride, padding, dilation, groups)
+    with torch.no_grad():
+        conv.weight.copy_(sparse(conv.weight.shape, seed=1, density=0.6))
+    x = sparse((3, 4, 7, 6), seed=2, density=0.5)
+    [row] = meter(nn.Sequential(conv), x[:2], x[2:]).layers
+    assert (row.macs_valid, row.macs_input_nonzero, row.macs_both_nonzero) == naive_conv_macs(conv, x.numpy())
+    assert row.macs_nominal == row.computations == row.output_elements * 6 * 4
+    assert (row.kernel_area, row.groups) == (6, groups)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+def test_padding_with_values_is_counted_as_values(mode: Any) -> None:
+    conv = nn.Conv2d(2, 3, 3, padding=2, padding_mode=mode)
+    x = sparse((2, 2, 5, 5), seed=3, density=0.5)
+    [row] = meter(nn.Sequential(conv), x).layers
+    unpadded = nn.Conv2d(2, 3, 3)
+    padded = F.pad(x, (2, 2, 2, 2), mode=mode).numpy()
+    assert (row.macs_valid, row.macs_input_nonzero, row.macs_both_nonzero) == naive_conv_macs(unpadded, padded)
+
+
+def test_padding_by_name() -> None:
+    x = sparse((2, 2, 5, 5), seed=4, density=0.5)
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    [row] = meter(nn.Sequential(nn.Conv2d(2, 2, 3, padding="same")), x).layers
+    assert (row.macs_valid, row.macs_input_nonzero) == naive_conv_macs(conv, x.numpy())[:2]
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 3, 6)])
+def test_products_of_a_linear_layer_equal_a_naive_loop(shape: tuple[int, ...]) -> None:
+    linear = nn.Linear(6, 4)
+    with torch.no_grad():
+        linear.weight.copy_(sparse((4, 6), seed=5, density=0.5))
+    x = sparse(shape, seed=6, density=0.5)
+    [row] = meter(nn.Sequential(linear), x).layers
+    weight, rows = linear.weight.detach().numpy(), x.reshape(-1, 6).numpy()
+    products = [(r[i] != 0, weight[o, i] != 0) for r in rows for o in range(4) for i in range(6)]
+    assert row.macs_valid == row.macs_nominal == len(products)
+    assert row.macs_input_nonzero == sum(bool(x) for x, _ in products)
+    assert row.macs_both_nonzero == sum(bool(x and w) for x, w in products)
+
+
+def test_one_convolution_by_hand() -> None:
+    # A 3 x 3 kernel whose corners are zero, on 4 x 4 with padding 1 and stride 2: windows cover 2 or 3 rows and 2 or 3
+    # columns, (2 + 3) x (2 + 3) = 25 products. Window (r, c) begins at (2r - 1, 2c - 1), so the one value that is not
+    # zero, at (1, 1), is the kernel's corner (2 - 2r, 2 - 2c) in each of the four.
+    conv = nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]]))
+    x = torch.zeros(1, 1, 4, 4)
+    x[0, 0, 1, 1] = 5
+    [row] = meter(nn.Sequential(conv), x).layers
+    assert (row.macs_nominal, row.macs_valid, row.macs_input_nonzero, row.macs_both_nonzero) == (36, 25, 4, 0)
+    x[0, 0, 1, 1], x[0, 0, 1, 2] = 0, 5
+    # at (1, 2) it is in the windows of column 1 alone, at (2, 1) and (0, 1), where the kernel is not zero
+    [row] = meter(nn.Sequential(conv), x).layers
+    assert (row.macs_input_nonzero, row.macs_both_nonzero) == (2, 2)
+
+
+# --- what is counted, and when -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", [1, 7, 255, 256, 300, 600])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_are_exact_for_any_batch_and_layout(
+    images: int, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    x = sparse((images, 3, 4, 2), seed=7, density=0.5)
+    x[:, 0, 0, 0] = -1  # a position that every image has
+    x = x.to(dtype).contiguous(memory_format=layout)
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()).to(dtype)
+    conv, relu = meter(model, x, x).layers
+    assert conv.input_nonzeros == 2 * int((x != 0).sum())
+    assert conv.macs_input_nonzero == 2 * 2 * int((x != 0).sum())
+    with torch.no_grad():
+        before = model[0](x)
+    assert conv.output_nonzeros == relu.input_nonzeros == 2 * int((before != 0).sum())
+    assert relu.output_nonzeros == 2 * int((before > 0).sum())
+
+
+def test_a_value_counts_above_the_threshold() -> None:
+    tiny = torch.tensor([[0.0, -0.0, THRESHOLD, -THRESHOLD, 2 * THRESHOLD, -2 * THRESHOLD, 1e-40, 1.0]])
+    [row] = meter(nn.Sequential(nn.Identity()), tiny).layers
+    assert (row.input_elements, row.input_nonzeros, row.output_nonzeros) == (8, 3, 3)
+    [row] = meter(nn.Sequential(nn.ReLU()), torch.tensor([[0.5, -0.7, 0.7, 0.4]]), threshold=0.5).layers
+    assert (row.input_nonzeros, row.output_nonzeros) == (2, 1)
+
+
+def test_parameters_have_roles_and_are_counted_once() -> None:
+    norm = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 0, 2]))
+        norm.running_mean.copy_(torch.tensor([0.0, 0, 1]))
+    x = torch.randn(2, 3, 4, 4)
+    counts = meter(nn.Sequential(norm, nn.PReLU(3)), x, x)
+    bn, prelu = counts.layers
+    assert (bn.weight_elements, bn.weight_nonzeros, bn.bias_elements, bn.bias_nonzeros) == (3, 2, 3, 0)
+    assert (bn.statistics_elements, bn.statistics_nonzeros) == (6, 1 + 3)
+    assert (bn.buffer_elements, bn.buffer_nonzeros) == (1, 0)  # the number of batches, 0 as yet
+    assert (prelu.weight_elements, prelu.weight_nonzeros) == (3, 3)
+    for batch in counts.batches:
+        assert (batch.parameter_elements, batch.parameter_nonzeros) == (3 + 3 + 6 + 1 + 3, 2 + 4 + 3)
+        assert (batch.statistics_elements, batch.statistics_nonzeros) == (6, 4)
+
+
+class Residual(nn.Module):
+    """As torchvision writes it: the addition overwrites what batch norm returned, one ReLU object is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(2)
+        self.relu = nn.ReLU(inplace=True)
+        nn.init.dirac_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn(self.conv(x))
+        out += x
+        return self.relu(F.relu(self.relu(out) - 1, inplace=True))
+
+
+def test_calls_that_work_in_place_are_counted_before_they_overwrite() -> None:
+    x = torch.tensor([1.0, -1, 0, 3]).reshape(1, 2, 1, 2)
+    counts = meter(Residual(), x)
+    # conv, bn: x (3 of 4); sum 2, -2, 0, 6 (3); relu 2, 0, 0, 6 (2); minus 1: 1, -1, -1, 5 (4); relu 1, 0, 0, 5 (2)
+    expected = [
+        ("conv", (-1,), False, 3, 3),
+        ("bn", (0,), False, 3, 3),
+        (":add_", (1, -1), True, 6, 3),
+        ("relu", (2,), True, 3, 2),
+        (":sub", (3,), False, 2, 4),
+        (":relu", (4,), True, 4, 2),
+        ("relu", (5,), True, 2, 2),
+    ]
+    rows = counts.layers
+    assert [(r.producers, r.inplace, r.input_nonzeros, r.output_nonzeros) for r in rows] == [e[1:] for e in expected]
+    assert [row.name.strip(":") for row in rows] == [e[0].strip(":") for e in expected]
+    assert [row.consumers for row in rows] == [(1,), (2,), (3,), (4,), (5,), (6,), ()]
+    assert [row.functional for row in rows] == [False, False, True, False, True, True, False]
+    assert [row.activation for row in rows] == [False, False, False, True, False, True, True]
+    assert counts.firing_rate == 6 / 12
+    [batch] = counts.batches
+    # modules only: conv, bn, relu, relu
+    assert (batch.input_elements, batch.input_nonzeros, batch.input_nonzeros_as_built) == (
+        16,
+        3 + 3 + 3 + 2,
+        3 + 3 + 2 + 2,
+    )
+    assert (batch.output_elements, batch.output_nonzeros) == (16, 3 + 3 + 2 + 2)
+
+
+def test_in_place_flags_are_read_as_built() -> None:
+    x = torch.tensor([[1.0, -1, 2, -2]])
+    [batch] = meter(nn.Sequential(nn.ReLU(), nn.Tanh(), nn.Hardtanh(inplace=True)), x - 0.0).batches
+    # before: 4, 2, 2; after: 2, 2, 2
+    assert (batch.input_nonzeros, batch.input_nonzeros_as_built, batch.input_nonzeros_all) == (8, 8, 6)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([1.0, 0, 2, 1, 0, 2]))
+        self.same = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim=1)
+        x = torch.cat([F.max_pool2d(left, 2), F.avg_pool2d(right, kernel_size=(1, 2), stride=2)], 1)
+        return torch.sigmoid(self.same(x).mean((2, 3))) * self.scale
+
+
+def test_functions_are_counted_too() -> None:
+    x = torch.zeros(1, 6, 4, 4)
+    x[0, :, 0, 0] = 1
+    x[0, :3, 0, 3] = 1
+    counts = meter(Functional(), x)
+    rows = {f"{row.op} {row.call}": row for row in counts.layers}
+    assert [(row.op, row.kind) for row in counts.layers] == [
+        ("chunk", Kind.VIEW),
+        ("chunk", Kind.VIEW),
+        ("max_pool2d", Kind.MAX_POOL),
+        ("avg_pool2d", Kind.AVG_POOL),
+        ("cat", Kind.VIEW),
+        ("Identity", Kind.VIEW),
+        ("mean", Kind.AVG_POOL),
+        ("sigmoid", Kind.ACTIVATION),
+        ("mul", Kind.MULTIPLY),
+    ]
+    assert [row.output_nonzeros for row in counts.layers] == [6, 3, 6, 3, 9, 9, 6, 6, 4]
+    assert (rows["max_pool2d 2"].window, rows["avg_pool2d 3"].window, rows["mean 6"].window) == (4, 2, 4)
+    product = rows["mul 8"]
+    assert (product.producers, product.input_elements) == ((7,), 6)
+    assert (product.weight_elements, product.weight_nonzeros) == (6, 4)
+    assert counts.uncounted == ()
+    [batch] = counts.batches
+    assert (batch.input_elements, batch.output_elements, batch.parameter_elements) == (24, 24, 0)  # the one module's
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bi,bj->bij", x, self.value(x)).cumsum(1)
+
+
+class Swish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+def test_what_has_no_rule_is_named() -> None:
+    x = torch.ones(2, 3)
+    with pytest.raises(UserError, match=r"^no rule counts einsum, cumsum: meter\.ignore_uncounted=true"):
+        meter(Attention(), x)
+    counts = meter(Attention(), x, ignore_uncounted=True)
+    assert counts.uncounted == ("einsum", "cumsum")
+    assert [row.kind for row in counts.layers] == [Kind.VIEW, Kind.UNKNOWN, Kind.UNKNOWN]
+    assert counts.layers[1].output_elements == 18
+    # nobody looks into a leaf module
+    assert meter(nn.Sequential(Swish(), Swish()), x, ignore_uncounted=True).uncounted == ("Swish",)
+
+
+def test_batches_are_numbered_and_the_last_may_be_smaller() -> None:
+    model = nn.Sequential(nn.Linear(2, 3))
+    x = torch.ones(5, 2)
+    outputs: list[Tensor] = []
+    counts = measure(model, [x[:2], x[2:4], x[4:]], MeterConfig(batch=2), "validation", on_output=outputs.append)
+    assert [(b.split, b.batch, b.images) for b in counts.batches] == [
+        ("validation", 0, 2),
+        ("validation", 1, 2),
+        ("validation", 2, 1),
+        ("validation", FLOOR_BATCH, 2),
+    ]
+    assert [len(output) for output in outputs] == [2, 2, 1]
+    [row] = counts.layers
+    assert (row.images, row.input_elements, row.macs_valid) == (5, 10, 5 * 6)
+    assert (counts.batch, counts.threshold) == (2, THRESHOLD)
+
+
+@pytest.mark.parametrize("sizes", [[3], [1, 2], [2, 1, 1]])
+def test_batches_of_another_size_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(UserError, match=r"meter\.batch=2 does not fit"):
+        measure(nn.Sequential(nn.Linear(2, 3)), [torch.ones(size, 2) for size in sizes], MeterConfig(batch=2))
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(UserError, match="no batches"):
+        measure(nn.Sequential(nn.Linear(2, 3)), [], MeterConfig())
+
+
+class Moody(nn.Module):
+    """Does another thing each time."""
+
+    def __init__(self, *plans: list[nn.Module]) -> None:
+        super().__init__()
+        self.plans = [nn.Sequential(*plan) for plan in plans]
+        self.all = nn.ModuleList(self.plans)
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.plans[self.passes - 1](x)
+
+
+@pytest.mark.parametrize("second", [[nn.Tanh()], [nn.ReLU(), nn.ReLU()], []])
+def test_a_network_that_changes_from_batch_to_batch_is_refused(second: list[nn.Module]) -> None:
+    with pytest.raises(UserError, match="other calls for other batches"):
+        meter(Moody([nn.ReLU()], second), torch.ones(1, 2), torch.ones(1, 2))
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5)).train()
+    model[1].eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    meter(model, torch.randn(4, 3, 5, 5), floor=True)
+    assert [module.training for module in model] == [True, False, True, True]
+    assert model[2].inplace
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+# --- diverged networks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+def test_state_that_is_not_finite_is_refused(name: str, value: float) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    model.state_dict()[name].flatten()[0] = value
+    with pytest.raises(NonFiniteError, match=name):
+        meter(model, torch.ones(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_overflow_that_relu_would_hide_is_refused(dtype: torch.dtype, sign: int) -> None:
+    model = nn.Sequential(nn.Linear(2, 1), nn.ReLU()).to(dtype)
+    largest = torch.finfo(dtype).max
+    with torch.no_grad():
+        model[0].weight.fill_(sign * largest)
+    with pytest.raises(NonFiniteError, match="0 works with values that are not finite"):
+        meter(model, torch.tensor([[2.0, 2.0]], dtype=dtype))
+
+
+def test_an_input_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(NonFiniteError):
+        meter(nn.Sequential(nn.ReLU()), torch.tensor([[1.0, float("nan")]]))
+
+
+def test_large_finite_values_are_counted() -> None:
+    x = torch.tensor([[1e30, -1e38, 0.0]])  # their squares are not finite in float32
+    [row] = meter(nn.Sequential(nn.ReLU()), x).layers
+    assert (row.input_nonzeros, row.output_nonzeros) == (2, 1)
