@@ -99,6 +99,17 @@ BAD: dict[str, str] = {
     "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
     "selection=best": "selection=best is unknown: choose one of validation, paper",
     "on_error=retry": "on_error=retry is unknown: choose one of continue, stop",
+    "dataset.name=mnist": "dataset.name=mnist is unknown: choose one of celeba, cifar10, cifar100, digits, "
+    "fashion_mnist, gtsrb, image_folder",
+    "model.name=resnet19": f"model.name=resnet19 is unknown: choose one of {MODELS}",
+    "penalty.name=l1": "penalty.name=l1 is unknown: choose one of l0, none",
+    "-m schedule.name=linear,warm": "schedule.name=warm is unknown: choose one of constant, cosine, exponential, "
+    "linear, step",
+    "hardware.rule=fused": "hardware.rule=fused is unknown: choose one of published",
+    "meter.batch=50": "meter.batch=50 does not fit hardware=published, which prices counts made with 100: "
+    "leave meter.batch as it is or choose other hardware",
+    "meter.threshold=0.5": "meter.threshold=0.5 does not fit hardware=published, which prices counts made with "
+    "1.17549e-38: leave meter.threshold as it is or choose other hardware",
     "name=a/b": "name='a/b' is no folder name: use letters, digits, '-', '_' and '.'",
     "name=..": "name='..' is no folder name: use letters, digits, '-', '_' and '.'",
     # grammar

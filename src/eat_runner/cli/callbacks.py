@@ -13,6 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from eat_runner.cli.compose import to_experiment, without_hydra
+from eat_runner.cli.help import choices
+from eat_runner.config.checks import one_of
 from eat_runner.config.identity import run_id
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.schedule import ScheduleConfig
@@ -104,7 +106,25 @@ def _check_writable(folder: Path) -> None:
 def _checked(config: DictConfig) -> ExperimentConfig:
     experiment = to_experiment(without_hydra(config))
     experiment.check()
+    for group in ("dataset", "model", "penalty", "schedule"):
+        # each of these files is named like what it configures
+        one_of(f"{group}.name", getattr(experiment, group).name, choices(group))
+    _check_counts_fit(experiment)
     return experiment
+
+
+def _check_counts_fit(config: ExperimentConfig) -> None:
+    """Hardware that could not price the run's counts is refused now rather than after the training."""
+    hardware, meter = config.hardware, config.meter
+    for key, wanted, given in (
+        ("batch", hardware.batch, meter.batch),
+        ("threshold", hardware.threshold, meter.threshold),
+    ):
+        if wanted not in (None, given):
+            raise UserError(
+                f"meter.{key}={given:g} does not fit hardware={hardware.name}, which prices counts made with "
+                f"{wanted:g}: leave meter.{key} as it is or choose other hardware"
+            )
 
 
 def _or_refuse(action: Callable[[], None]) -> None:
