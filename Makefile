@@ -35,7 +35,7 @@ clean:  ## remove .venv and caches; results and data stay
 
 # uv where it is; else uv from the index, inside the venv; else pip
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12" * (sys.version_info < (3, 11)))'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12")'
 	@if command -v uv >/dev/null; then \
 		{ test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
 		uv pip install --python $(BIN)/python --editable '.[dev]'; \
