@@ -3,6 +3,7 @@
 ``python tests/run_folders.py FOLDER RUNS`` writes that many.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -228,4 +229,5 @@ def write_many(parent: Path, runs: int, blocks: int = 20) -> None:
 
 
 if __name__ == "__main__":
+    os.fsync = lambda fd: None  # nothing here must survive a power cut
     write_many(Path(sys.argv[1]), int(sys.argv[2]))

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -21,18 +22,21 @@ from eat_runner.records import write_atomically
 from eat_runner.sweep import LayerMeans
 
 ST_COLOUR, EAT_COLOUR = "#1f5fa8", "#c8352b"  # blue and red, as in the paper's figures
-INK, GREY, PALE = "#222222", "#7a7a7a", "#b9bec6"
+INK, GREY, PALE = "#222222", "#7a7a7a", "#a3abb8"
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
     "axes.grid": True,
-    "axes.labelsize": 10,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
     "figure.dpi": 100,
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -52,7 +56,8 @@ STYLE: Any = {
     "ytick.labelsize": 8.5,
 }
 MAX_PANELS = 24
-MAX_LABELS = 24  # labels of a panel: more would hide the points
+MAX_LABELS = 40  # labels of a panel: more would hide the points
+MAX_ERROR_BARS = 60  # of a kind of point, in a panel
 MAX_TICK_NAMES = 90  # layer names below an axis: beyond, every second, third, … is named
 PANEL_INCHES = (5.6, 4.0)
 
@@ -138,8 +143,9 @@ def _draw_front(axes: Axes, front: Front) -> None:
         alpha=0.75 if len(runs) < 300 else 0.35,
         zorder=2,
     )
+    points = {id(setting) for setting in front.on_front}
     on_front = [setting for setting in front.on_front if not setting.is_baseline]
-    dominated = [setting for setting in front.settings if setting not in front.on_front and not setting.is_baseline]
+    dominated = [setting for setting in front.settings if id(setting) not in points and not setting.is_baseline]
     axes.plot(*_means(front.on_front), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
     _points(axes, dominated, color=GREY, marker="o", markerfacecolor="white", markersize=4.5, zorder=4)
     _points(axes, on_front, color=EAT_COLOUR, marker="o", markersize=5.5, zorder=5)
@@ -173,6 +179,8 @@ def _means(settings: Iterable[Setting]) -> tuple[list[float], list[float]]:
 
 def _points(axes: Axes, settings: Sequence[Setting], **style: Any) -> None:
     x, y = _means(settings)
+    crowded = len(settings) > MAX_ERROR_BARS
+    style["markersize"] = 2.5 if crowded else style["markersize"]
     axes.errorbar(
         x,
         y,
@@ -180,8 +188,9 @@ def _points(axes: Axes, settings: Sequence[Setting], **style: Any) -> None:
         yerr=[100 * (setting.std("accuracy") or 0.0) for setting in settings],
         linestyle="none",
         elinewidth=0.9,
-        capsize=1.8,
+        capsize=0 if crowded else 1.8,
         capthick=0.9,
+        errorevery=math.ceil(len(settings) / MAX_ERROR_BARS) if crowded else 1,
         **style,
     )
 
@@ -191,11 +200,10 @@ def _legend(fronts: Sequence[Front]) -> list[Line2D]:
         return Line2D([], [], label=label, linestyle=linestyle, **style)
 
     several = any(front.seeds[1] > 1 for front in fronts)
-    mean = "mean ± s.d." if several else "setting"
     entries = [
         entry("standard training (ST)", color=ST_COLOUR, marker="D", markersize=6),
-        entry(f"EAT, non-dominated: {mean}", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
-        entry(f"EAT, dominated: {mean}", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
+        entry("EAT, non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
+        entry("EAT, dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
         entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11),
         entry("single run", color=PALE, marker="o", markersize=3.5),
         entry("floor (every activation zero)", color=GREY, linestyle=(0, (5, 3)), linewidth=1),
@@ -225,7 +233,7 @@ def _label(axes: Axes, front: Front) -> None:
         taken.append(_floor_label(axes, front.floor))
     order = [front.selected, front.baseline, *front.on_front, *front.settings]
     wanted = list({id(setting): setting for setting in order if setting is not None}.values())
-    for setting in wanted[:MAX_LABELS]:
+    for setting in _thinned(wanted, MAX_LABELS):
         colour = ST_COLOUR if setting.is_baseline else EAT_COLOUR if setting in front.on_front else GREY
         text = axes.annotate(
             "ST" if setting.is_baseline else names[setting.setting_id],
@@ -236,6 +244,7 @@ def _label(axes: Axes, front: Front) -> None:
             fontweight="bold" if setting is front.selected else "normal",
             color=colour,
             zorder=8,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
         own = _around(axes, setting)
         for obstacles in ([*taken, *line], taken):
@@ -244,6 +253,12 @@ def _label(axes: Axes, front: Front) -> None:
                 break
         else:
             text.remove()
+
+
+def _thinned(settings: list[Setting], most: int) -> list[Setting]:
+    """The first two (selected, baseline) and every second, third, … of the others: about ``most`` in all."""
+    step = math.ceil(len(settings) / most)
+    return settings[:2] + settings[2::step]
 
 
 PLACES: tuple[tuple[int, int, str, str], ...] = (
@@ -313,9 +328,15 @@ def setting_names(settings: Sequence[Setting]) -> dict[str, str]:
         parts = [f"λ {setting.lambda_:g}"]
         if not setting.is_baseline:
             values = {key: getattr(setting.runs[0], key) for key in differing}
-            parts += [f"σ {value:g}" if key == "sigma" else str(value) for key, value in values.items()]
+            parts += [f"σ {_power(value)}" if key == "sigma" else str(value) for key, value in values.items()]
         names[setting.setting_id] = ", ".join(parts)
     return names
+
+
+def _power(value: float) -> str:
+    """1e-4 for 0.0001; short and with no leading zeros in the exponent."""
+    mantissa, _, exponent = f"{value:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value < 0.01 or value >= 1000 else f"{value:g}"
 
 
 # --- layer by layer ------------------------------------------------------------------------------------------------

@@ -194,12 +194,13 @@ class RunFolder:
         data = _read(path)
         if record is not None and record.files.get(path.name, "") not in {"", _sha256(data)}:
             raise UserError(f"{path} is damaged: it is not the file that record.json was written for")
-        reader = csv.DictReader(io.StringIO(data.decode(errors="replace"), newline=""), strict=True)
+        reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), strict=True)
         try:
-            for row in reader:
-                if None in row or None in row.values():
+            columns = next(reader, [])
+            for cells in reader:
+                if len(cells) != len(columns):
                     raise UserError(f"{path} is damaged: line {reader.line_num} has another number of cells")
-                yield row
+                yield dict(zip(columns, cells, strict=True))
         except csv.Error as error:
             raise UserError(f"{path} is damaged: {error}") from error
 

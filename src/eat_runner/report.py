@@ -150,10 +150,10 @@ def _write_front(found: Sequence[Front], hardware: HardwareConfig, selection: st
     if not found:
         return _remove(output, PARETO_PLOT)
     least, most = min(front.seeds[0] for front in found), max(front.seeds[1] for front in found)
-    seeds = f"{least} to {most} seeds" if least < most else f"{most} seed{'s' if most > 1 else ''}"
+    seeds = "one seed" if most == 1 else f"mean ± s.d. over {f'{least} to ' if least < most else ''}{most} seeds"
     where = f"{hardware.name} ({hardware.process_nm} nm{f', batch {hardware.batch}' if hardware.batch else ''})"
     rule = {"validation": "selected on the validation split", "paper": "selected on the test split (the paper's rule)"}
-    caption = printable(f"hardware {where} · {seeds} a setting · {rule[selection]}")
+    caption = printable(f"hardware {where} · {seeds} · {rule[selection]}")
     return plots.save(plots.front_figure(found, caption), output / PARETO_PLOT)
 
 

@@ -1,0 +1,277 @@
+"""eat-report, from folders to files and lines, as a person calls it."""
+
+import csv
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from eat_runner.cli.errors import one_line_errors
+from eat_runner.cli.report import command
+from eat_runner.config.dataset import DatasetConfig
+from eat_runner.config.hardware import FusedHardware, PublishedHardware
+from eat_runner.errors import UserError
+from eat_runner.report import write_report
+from run_folders import config, write_run, write_sweep
+
+PUBLISHED = PublishedHardware()
+FILES = [
+    "layer_comparison.csv",
+    "layers_energy.png",
+    "layers_energy.svg",
+    "layers_firing.png",
+    "layers_firing.svg",
+    "pareto.csv",
+    "pareto.png",
+    "pareto.svg",
+    "summary.csv",
+]
+ROOT = Path(__file__).parent.parent
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of lambda 0, 1 and 3, of which 1 and 3 lose 0.4 and 2.6 points: within three; a failed run."""
+    folder = tmp_path_factory.mktemp("results") / "demo"
+    write_sweep(folder, (0, 1, 3), (0, 1))
+    write_run(folder, config(9.0), status="failed", reason="RuntimeError: [red]out of memory[/red]")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs that make a front but no comparison of layers."""
+    folder = tmp_path_factory.mktemp("results") / "small"
+    write_sweep(folder, (1,), (0, 1))
+    return folder
+
+
+def test_the_whole_report(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command([str(sweep), "--output", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert written(tmp_path) == FILES
+    summary = rows(tmp_path / "summary.csv")
+    assert [(row["lambda"], row["seed"], row["status"]) for row in summary] == [
+        *((str(lambda_), str(seed), "finished") for lambda_ in (0.0, 1.0, 3.0) for seed in (0, 1)),
+        ("9.0", "0", "failed"),
+    ]
+    assert (tmp_path / summary[0]["folder"]).resolve() == (sweep / summary[0]["run_id"]).resolve()
+    settings = rows(tmp_path / "pareto.csv")
+    assert [(row["lambda"], row["n"], row["selected"]) for row in settings] == [
+        ("3.0", "2", "True"),
+        ("1.0", "2", "False"),
+        ("0.0", "2", "False"),
+    ]
+    lines = text.splitlines()
+    (chosen,) = [line for line in lines if "selected" in line and "λ 3" in line]
+    mean = float(settings[0]["accuracy"])
+    assert f"{mean:.4f} ± " in chosen
+    assert f"{float(settings[0]['energy_ratio']):.4f} ± " in chosen
+    assert f"{float(settings[0]['energy_floor']):.3f}" in chosen
+    assert "1 of 7 runs are not in the front: 1 failed" in text
+    assert "failed (RuntimeError: [red]out of memory[/red])" in text
+    assert "metered in batches of 100" in text
+    assert str(tmp_path / "pareto.svg") in text
+    assert not [line for line in lines if line != line.rstrip()]
+
+
+def test_the_same_runs_give_the_same_bytes(sweep: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        write_report(sweep, PUBLISHED, output=tmp_path / name)
+    for file in FILES:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_report_goes_into_the_folder_and_is_no_run(tmp_path: Path) -> None:
+    write_sweep(tmp_path, (1,), (0, 1))
+    first = write_report(tmp_path, PUBLISHED)
+    assert "summary.csv" in written(tmp_path)
+    assert len(write_report(tmp_path, PUBLISHED).runs) == len(first.runs) == 2
+
+
+def test_layer_comparison_is_of_the_baseline_and_the_selected_setting(sweep: Path, tmp_path: Path) -> None:
+    write_report(sweep, PUBLISHED, output=tmp_path)
+    layers = rows(tmp_path / "layer_comparison.csv")
+    assert len(layers) == 25
+    relu = next(row for row in layers if row["name"] == "layer1.0.relu")
+    # 0.55 / (1 + 0.9 lambda) + 0.004 for seed 1, rounded down to whole neurons
+    assert float(relu["firing_rate_st"]) == pytest.approx(0.552, abs=1e-5)
+    assert float(relu["firing_rate_eat"]) == pytest.approx(0.55 / 3.7 + 0.002, abs=1e-5)
+    assert float(relu["energy_pj_eat"]) < float(relu["energy_pj_st"])
+
+
+def test_other_hardware_prices_the_same_runs_again(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "rule: fused\nprocess_nm: 45\ndram_pj_per_bit: 20.0\nbuffer_pj_per_bit: 1.0\nmultiply_pj: 3.7\n"
+        "accumulate_pj: 0.9\nadd_pj: 0.9\nsource: {dram_pj_per_bit: a test}\n"
+    )
+    command([str(sweep), "--hardware", str(tmp_path / "mine.yaml"), "--output", str(tmp_path / "out")])
+    (_, *_, row) = rows(tmp_path / "out" / "pareto.csv")
+    assert row["hardware"] == "mine"
+    assert row["energy_floor"] == ""
+    published = write_report(sweep, PUBLISHED, output=tmp_path / "published").fronts[0].settings[-1]
+    assert float(row["energy_ratio"]) != pytest.approx(published.energy_ratio, rel=1e-3)
+
+
+def test_relative_prices_give_no_joules(sweep: Path, tmp_path: Path) -> None:
+    hardware = FusedHardware(name="relative", multiply_pj=1.0, dram_pj_per_bit=12.5, relative=True)
+    report = write_report(sweep, hardware, output=tmp_path)
+    assert {run.energy_uj_per_image for run in report.runs} == {None}
+    assert "energy per image (MACs)" in (tmp_path / "layers_energy.svg").read_text()
+
+
+def test_select_prints_the_path_of_the_lowest_seed_and_writes_nothing(
+    sweep: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    before = written(sweep)
+    command([str(sweep), "--select"])
+    sys.stdout.flush()
+    path = Path(os.fsdecode(capfdbinary.readouterr().out.removesuffix(b"\n")))
+    assert path.parent == sweep
+    assert "lambda3-seed0" in path.name
+    assert written(sweep) == before
+
+
+def test_select_without_a_candidate_says_why(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0))
+    with pytest.raises(UserError, match="no run can be selected: no finished run with lambda=0"):
+        command([str(tmp_path), "--select"])
+
+
+def test_without_a_validation_split_only_the_papers_rule_selects(tmp_path: Path) -> None:
+    for lambda_ in (0.0, 1.0):
+        chosen = config(lambda_)
+        chosen.dataset = DatasetConfig(name="digits", validation=0.0)
+        write_run(tmp_path, chosen)
+    report = write_report(tmp_path, PUBLISHED)
+    assert "there is no validation split" in str(report)
+    assert not (tmp_path / "layers_firing.png").exists()
+    assert "the paper's rule" in str(write_report(tmp_path, PUBLISHED, "paper"))
+    assert (tmp_path / "layers_firing.png").exists()
+    write_report(tmp_path, PUBLISHED)  # and what no longer holds is taken away
+    assert not (tmp_path / "layers_firing.png").exists()
+
+
+def test_a_missing_baseline_is_said_and_the_column_is_empty(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0))
+    assert "no finished run with lambda=0" in str(write_report(tmp_path, PUBLISHED))
+    assert [row["energy_decrease_percent"] for row in rows(tmp_path / "summary.csv")] == [""]
+
+
+def test_runs_that_have_only_failed_still_give_a_table(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0), status="diverged", reason="the loss stopped being finite")
+    report = write_report(tmp_path, PUBLISHED)
+    assert "1 diverged" in str(report)
+    assert [row["status"] for row in rows(tmp_path / "summary.csv")] == ["diverged"]
+    assert not (tmp_path / "pareto.png").exists()
+
+
+def test_markup_in_names_stays_text_on_a_terminal(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0, dataset="[bold]x[/bold] :smile:"))
+    report = write_report(tmp_path, PUBLISHED)
+    console = Console(width=200, record=True, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
+    console.print(report)
+    assert "[bold]x[/bold] :smile: · resnet18" in console.export_text()
+
+
+def test_two_reports_at_once_leave_whole_files(small: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "eat_runner.cli.report", str(small), "--output", str(tmp_path)]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env=environment()) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert written(tmp_path) == ["pareto.csv", "pareto.png", "pareto.svg", "summary.csv"]
+    assert len(rows(tmp_path / "summary.csv")) == 2
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "the following arguments are required: FOLDER: see eat-report --help"),
+        (["{tmp}/nowhere"], "{tmp}/nowhere: no such folder"),
+        (["{tmp}"], "{tmp}: no runs in there: name a folder that eat-run wrote"),
+        (["a", "b"], "several folders: add --output FOLDER to say where the report goes"),
+        (["{tmp}", "--selection", "best"], "argument --selection: invalid choice: 'best'"),
+        (["{tmp}", "--hard", "x"], "unrecognized arguments: --hard x: see eat-report --help"),
+        (["{tmp}", "--hardware", "abacus"], "hardware=abacus is unknown: choose one of"),
+        (["{tmp}", "--hardware", "{tmp}/my.yaml"], "{tmp}/my.yaml: no hardware file there"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    with pytest.raises(SystemExit) as end, one_line_errors("eat-report"):
+        command([argument.format(tmp=tmp_path) for argument in arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"eat-report: error: {line.format(tmp=tmp_path)}")
+    assert error.count("\n") == 1
+    assert written(tmp_path) == []
+
+
+def test_full_traceback_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit), one_line_errors("eat-run"):
+        raise UserError("two\nlines \x1b[31m")
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.endswith("\neat-run: error: two lines ?[31m\n")
+
+
+def test_a_full_disk_is_one_line_and_a_defect_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, one_line_errors("eat-report"):
+        raise OSError(28, "No space left on device", "summary.csv")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "eat-report: error: summary.csv: No space left on device\n"
+    with pytest.raises(KeyError), one_line_errors("eat-report"):
+        raise KeyError("x")
+
+
+def test_a_reader_that_has_gone_is_no_error(small: Path, tmp_path: Path) -> None:
+    code = f"{sys.executable} -m eat_runner.cli.report {small} --output {tmp_path} | true"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stderr == ""
+
+
+def test_neither_torch_nor_hydra_nor_pandas_is_imported(small: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from eat_runner.cli.report import command; "
+        f"command([{str(small)!r}, '--output', {str(tmp_path)!r}]); "
+        "print(sorted({'torch', 'hydra', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.long
+def test_it_runs_where_torch_is_not_installed(sweep: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    short_list = ["pandas", "matplotlib", "pyyaml", "omegaconf", "rich", "filelock", "numpy"]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *short_list], check=True)
+    subprocess.run([*install, "--no-deps", str(ROOT)], check=True)
+    without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    missing = subprocess.run([str(python), "-c", "import torch"], capture_output=True, env=without)
+    assert missing.returncode == 1
+    script = str(tmp_path / "venv" / "bin" / "eat-report")
+    for hardware in ("published", "fused_45nm"):
+        arguments = [script, str(sweep), "--output", str(tmp_path / hardware), "--hardware", hardware]
+        done = subprocess.run(arguments, capture_output=True, text=True, env=without, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert written(tmp_path / hardware) == FILES

@@ -1,0 +1,264 @@
+"""Folders of runs become one table: nothing finished is lost, nothing counts twice, what is broken is named."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import run_folders
+from eat_runner.config.hardware import FusedHardware, PublishedHardware
+from eat_runner.config.penalty import PenaltyConfig
+from eat_runner.config.trainer import MeterConfig, TrainerConfig
+from eat_runner.errors import UserError
+from eat_runner.records import RunFolder
+from eat_runner.sweep import Run, collate, collate_runs, hardware_of, layer_means, printable
+from run_folders import config, write_run, write_sweep
+
+PUBLISHED = PublishedHardware()
+FUSED = FusedHardware(name="mine", dram_pj_per_bit=20.0, buffer_pj_per_bit=1.0, multiply_pj=3.0, accumulate_pj=1.0)
+
+
+def by_id(runs: list[Run]) -> dict[str, Run]:
+    return {run.run_id: run for run in runs}
+
+
+def published_ratio(folder: RunFolder, split: str) -> float:
+    """The published rule by hand (simulator.md's formula), in floats, batch by batch."""
+    ratios: list[float] = []
+    for batch in folder.read_counts().batches:
+        if batch.split == split and batch.batch >= 0:
+            parameters = batch.parameter_elements + batch.statistics_elements
+            fired = batch.parameter_nonzeros + batch.statistics_nonzeros
+            inputs = batch.input_nonzeros_as_built
+            dense = 1950 * (parameters + batch.input_elements + batch.output_elements) + 3.7 * batch.computations
+            density = fired / parameters * inputs / batch.input_elements
+            energy = 1950 * (fired + inputs + batch.output_nonzeros) + 3.7 * batch.computations * density
+            ratios.append(energy / dense)
+    return sum(ratios) / len(ratios)
+
+
+def test_a_row_a_run_priced_from_its_counts(tmp_path: Path) -> None:
+    folders = write_sweep(tmp_path, (0, 2), (0, 1))
+    runs = by_id(collate_runs(tmp_path, PUBLISHED))
+    assert sorted(runs) == sorted(folder.path.name for folder in folders)
+    for folder in folders:
+        run = runs[folder.path.name]
+        assert run.energy_ratio == pytest.approx(published_ratio(folder, "test"), rel=1e-12)
+        assert run.energy_ratio_validation == pytest.approx(published_ratio(folder, "validation"), rel=1e-12)
+        assert run.accuracy == folder.read_record().accuracy["test"]
+        assert run.energy_floor is not None
+        assert run.energy_ratio is not None
+        assert run.energy_floor < run.energy_ratio
+
+
+def test_what_was_priced_when_the_run_ended_is_never_used(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, config(1.0), energy={"published": {"test": {"ratio": 0.001}}})
+    (run,) = collate_runs(tmp_path, PUBLISHED)
+    assert run.energy_ratio == pytest.approx(published_ratio(folder, "test"))
+
+
+def test_energy_decrease_is_against_the_baseline_of_the_same_seed(tmp_path: Path) -> None:
+    write_sweep(tmp_path, (0, 2), (0, 1))
+    runs = collate_runs(tmp_path, PUBLISHED)
+    for seed in (0, 1):
+        standard, trained = sorted((run for run in runs if run.seed == seed), key=lambda run: run.lambda_ or 0)
+        assert standard.energy_ratio is not None
+        assert trained.energy_ratio is not None
+        expected = (standard.energy_ratio - trained.energy_ratio) / standard.energy_ratio * 100
+        assert trained.energy_decrease_percent == pytest.approx(expected)
+        assert standard.energy_decrease_percent == 0
+        assert expected > 5
+
+
+def test_without_a_baseline_the_decrease_is_empty(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0, seed=0))
+    write_run(tmp_path, config(0.0, seed=1))
+    write_run(tmp_path, config(0.0, seed=0, trainer=TrainerConfig(epochs=3)))
+    decreases = {run.lambda_: run.energy_decrease_percent for run in collate_runs(tmp_path, PUBLISHED)}
+    assert decreases[1.0] is None
+
+
+def test_lambda_zero_and_no_penalty_are_the_same_baseline(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    write_run(tmp_path, config(3.0, penalty=PenaltyConfig(name="none")))
+    (run,) = collate_runs(tmp_path, PUBLISHED)
+    assert (run.penalty, run.lambda_, run.sigma, run.schedule) == ("none", 0.0, None, "")
+
+
+def test_folders_of_several_machines_merge_and_the_finished_copy_wins(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_run(here, config(0.0), status="failed", reason="RuntimeError: out of memory")
+    write_run(here, config(1.0))
+    write_run(there, config(0.0))
+    write_run(there, config(1.0), status="interrupted")
+    write_run(there, config(2.0))
+    for order in ([here, there], [there, here]):
+        runs = collate_runs(order, PUBLISHED)
+        assert [(run.lambda_, run.status) for run in runs] == [
+            (0.0, "finished"),
+            (1.0, "finished"),
+            (2.0, "finished"),
+        ]
+        assert [Path(run.folder).parent.name for run in runs] == ["there", "here", "there"]
+
+
+def test_runs_that_are_not_finished_are_listed_without_energy(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    for lambda_, status in enumerate(["running", "failed", "interrupted", "diverged"], start=1):
+        write_run(tmp_path, config(float(lambda_)), status=status, reason="why")
+    runs = collate_runs(tmp_path, PUBLISHED)
+    assert [run.status for run in runs] == ["finished", "running", "failed", "interrupted", "diverged"]
+    assert all(run.energy_ratio is None and run.reason == "why" and not run.priced for run in runs[1:])
+
+
+def damage_record(folder: RunFolder) -> None:
+    folder.record.write_bytes(folder.record.read_bytes()[:-40])
+
+
+def make_newer(folder: RunFolder) -> None:
+    folder.record.write_text(json.dumps(json.loads(folder.record.read_text()) | {"format": 99}))
+
+
+def remove_record(folder: RunFolder) -> None:
+    folder.record.unlink()
+
+
+def empty_config(folder: RunFolder) -> None:
+    record = folder.read_record()
+    record.config = {"dataset": "digits"}
+    folder.write_record(record)
+
+
+def huge_seed(folder: RunFolder) -> None:
+    record = folder.read_record()
+    record.config["seed"] = 10**40
+    folder.write_record(record)
+
+
+@pytest.mark.parametrize("damage", [damage_record, make_newer, remove_record, empty_config, huge_seed])
+def test_one_broken_folder_is_named_and_the_others_are_taken(tmp_path: Path, damage: Any) -> None:
+    write_run(tmp_path, config(0.0))
+    broken = write_run(tmp_path, config(1.0))
+    damage(broken)
+    runs = by_id(collate_runs(tmp_path, PUBLISHED))
+    assert len(runs) == 2
+    run = runs.pop(broken.path.name)
+    assert run.status == "broken"
+    assert "record.json" in run.reason
+    assert "\n" not in run.reason
+    assert all(run.priced for run in runs.values())
+
+
+def test_damaged_counts_keep_the_accuracy_and_say_so(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    folder = write_run(tmp_path, config(1.0))
+    folder.batches.write_bytes(folder.batches.read_bytes()[:-9])
+    run = by_id(collate_runs(tmp_path, PUBLISHED))[folder.path.name]
+    assert run.status == "finished"
+    assert run.energy_ratio is None
+    assert run.accuracy is not None
+    assert "batches.csv is damaged" in run.reason
+
+
+def test_hardware_that_asks_for_other_counts_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0))
+    with pytest.raises(UserError, match=r"needs counts with meter\.batch=7, these have 100"):
+        collate_runs(tmp_path, PublishedHardware(batch=7))
+
+
+def test_some_runs_metered_otherwise_are_left_out_and_named(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    write_run(tmp_path, config(1.0, meter=MeterConfig(batch=50)), meter={"batch": 50, "threshold": 2.0**-126})
+    reasons = [run.reason for run in collate_runs(tmp_path, PUBLISHED)]
+    assert sorted(reason[:60] for reason in reasons) == [
+        "",
+        "hardware published needs counts with meter.batch=100, these h"[:60],
+    ]
+
+
+def test_folders_without_runs_and_missing_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runs in there"):
+        collate_runs(tmp_path, PUBLISHED)
+    with pytest.raises(UserError, match="no such folder"):
+        collate_runs(tmp_path / "nowhere", PUBLISHED)
+
+
+def test_a_run_folder_itself_and_folders_of_folders_are_found(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "results" / "a", config(0.0))
+    write_run(tmp_path / "results" / "b", config(1.0))
+    assert len(collate_runs(folder.path, PUBLISHED)) == 1
+    assert len(collate_runs(tmp_path, PUBLISHED)) == 2
+
+
+def test_families_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    write_run(tmp_path, config(1.0))
+    write_run(tmp_path, config(0.0, trainer=TrainerConfig(epochs=3)))
+    write_run(tmp_path, config(0.0, model="vgg16"))
+    families = [(run.model, run.lambda_, run.family) for run in collate_runs(tmp_path, PUBLISHED)]
+    assert families == [
+        ("resnet18", 0.0, "digits · resnet18"),
+        ("resnet18", 1.0, "digits · resnet18"),
+        ("resnet18", 0.0, "digits · resnet18, trainer.epochs=3"),
+        ("vgg16", 0.0, "digits · vgg16"),
+    ]
+
+
+def test_names_from_folders_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0, dataset="\x1b[2Jdigits\nx"), status="failed", reason="a\nb\x07\u202ec")
+    (run,) = collate_runs(tmp_path, PUBLISHED)
+    assert run.dataset == "?[2Jdigits?x"
+    assert run.reason == "a?b??c"
+    assert printable("x" * 1000) == "x" * 200 + "…"
+
+
+def test_data_frame_has_the_tables_columns(tmp_path: Path) -> None:
+    write_sweep(tmp_path, (0, 1), (0,))
+    table = collate(tmp_path, PUBLISHED)
+    assert list(table["lambda"]) == [0.0, 1.0]
+    assert {"run_id", "energy_ratio", "energy_decrease_percent", "baseline_id", "folder"} <= set(table.columns)
+
+
+def test_the_runs_own_hardware_is_the_default(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0, hardware=FUSED))
+    assert hardware_of([tmp_path]) == FUSED
+    (run,) = collate_runs(tmp_path, hardware_of([tmp_path]))
+    assert (run.hardware, run.energy_floor) == ("mine", None)
+
+
+def test_hardware_in_a_hostile_record_is_passed_over(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, config(1.0))
+    record = folder.read_record()
+    for hostile in ({"rule": ["x"]}, {"rule": "published", "multiply_pj": "9"}, {"rule": "published", "code": 1}, 3):
+        record.config["hardware"] = hostile
+        folder.write_record(record)
+        assert hardware_of([tmp_path]) == PublishedHardware()
+
+
+def test_layer_means_average_over_seeds(tmp_path: Path) -> None:
+    write_sweep(tmp_path, (1,), (0, 3))
+    layers = layer_means(collate_runs(tmp_path, PUBLISHED), PUBLISHED)
+    relu = next(layer for layer in layers if layer.name == "layer1.0.relu")
+    expected = [
+        sum(r.output_nonzeros for r in run_folders.counts(1, seed).select("test").layers if r.name == relu.name)
+        / (400 * 16 * 64)
+        for seed in (0, 3)
+    ]
+    assert relu.firing_rate == pytest.approx(sum(expected) / 2, rel=1e-12)
+    assert len(layers) == 25
+    total = sum(layer.energy_pj for layer in layers)
+    runs = collate_runs(tmp_path, PUBLISHED)
+    # the generated totals of a batch are whole numbers, so they differ in the seventh digit
+    assert total / 1e6 == pytest.approx(sum(run.energy_uj_per_image or math.nan for run in runs) / 2, rel=1e-6)
+
+
+@pytest.mark.long
+def test_many_folders_on_several_cores_give_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    run_folders.write_many(tmp_path, 60, blocks=2)
+    alone = collate_runs(tmp_path, FUSED)
+    monkeypatch.setattr("eat_runner.sweep.FOLDERS_PER_WORKER", 20)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert collate_runs(tmp_path, FUSED) == alone
