@@ -101,10 +101,10 @@ def _augment(x_nhwc: Tensor, config: DatasetConfig, draw: np.random.Generator) -
         return _transform(x_nhwc, shift, flip, torch.from_numpy(np.deg2rad(angle)).float().to(x_nhwc.device))
     if pad:
         # every crop is a window of the padded image, so the crops are one indexing of the view of all windows
-        windows_nhwcij = F.pad(x_nhwc, (0, 0, pad, pad, pad, pad)).unfold(1, size, 1).unfold(2, size, 1)
+        windows_nijchw = F.pad(x_nhwc, (0, 0, pad, pad, pad, pad)).unfold(1, size, 1).unfold(2, size, 1)
         rows, columns = shift + pad
-        crops_ncij = windows_nhwcij[torch.arange(n, device=x_nhwc.device), rows, columns]
-        x_nhwc = crops_ncij.permute(0, 2, 3, 1).contiguous()
+        crops_nchw = windows_nijchw[torch.arange(n, device=x_nhwc.device), rows, columns]
+        x_nhwc = crops_nchw.permute(0, 2, 3, 1).contiguous()
     return torch.where(flip[:, None, None, None], x_nhwc.flip(2), x_nhwc) if config.flip else x_nhwc
 
 
