@@ -40,4 +40,6 @@ def report_lock(folder: Path) -> Generator[None]:
     Who reads the runs and writes the tables under this lock leaves the whole picture, whoever comes last.
     """
     with FileLock(folder / REPORT_LOCK):
+        for left in folder.glob(".*.tmp"):  # of a killed process: only who has the lock writes here
+            left.unlink(missing_ok=True)
         yield

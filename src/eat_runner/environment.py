@@ -18,6 +18,8 @@ import torch
 
 PACKAGES = ("eat-runner", "torch", "torchvision", "numpy", "hydra-core")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# a cluster's, heeded where somebody listens: submitit requeues the job then
+CLUSTER_SIGNALS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 @cache
@@ -85,21 +87,29 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 def stop_signals() -> Generator[Callable[[], bool]]:
     """Within the block SIGINT and SIGTERM only note that somebody wants to stop; the yielded function tells.
 
+    So do SIGUSR1 and SIGUSR2 where they have a handler, which is called after the block: there is a checkpoint then.
     A second SIGINT interrupts at once. Outside of the main thread signals are left alone.
     """
-    stopped = threading.Event()
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: bool(noted)
+        return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
+        handler = before[number]
+        if noted and number == signal.SIGINT and callable(handler):
+            handler(number, frame)
+        noted.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped.is_set
-        return
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    listened_to = [number for number in CLUSTER_SIGNALS if callable(signal.getsignal(number))]
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, *listened_to)}
+    for number in before:
+        signal.signal(number, note)
     try:
-        yield stopped.is_set
+        yield lambda: bool(noted)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for number in listened_to:
+            if number in noted:
+                signal.raise_signal(number)

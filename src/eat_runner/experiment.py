@@ -4,7 +4,8 @@ import hashlib
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ import torch
 from eat_runner import data, models
 from eat_runner.claims import claim
 from eat_runner.config import ExperimentConfig
-from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
+from eat_runner.config.checks import one_of
+from eat_runner.config.identity import as_plain, baseline_id, determinants, preparation, run_id
 from eat_runner.data import Dataset
 from eat_runner.energy.counts import merge
 from eat_runner.energy.estimate import EnergyReport, estimate
@@ -21,8 +23,10 @@ from eat_runner.energy.meter import NonFiniteError
 from eat_runner.environment import git_commit, keep_freed_memory, machine, stop_signals, versions
 from eat_runner.errors import UserError
 from eat_runner.models import Network
+from eat_runner.penalties import PENALTIES
 from eat_runner.progress import ProgressBar
 from eat_runner.records import FINAL, RunFolder, RunRecord, write_atomically
+from eat_runner.schedules import SCHEDULES
 from eat_runner.training import Evaluation, Trainer, pack, unpack
 
 EXIT_CONTINUE_ME = 75
@@ -53,6 +57,8 @@ def prepare(config: ExperimentConfig) -> Experiment:
     """Build every part without training. UserError where a value, a data set, a network or weights do not fit."""
     config.check()
     config = config.normalised()
+    one_of("penalty.name", config.penalty.name, PENALTIES)
+    one_of("schedule.name", config.schedule.name, SCHEDULES)
     device = _device(config.device)
     dataset = data.load(config.dataset, Path(config.data_dir), config.download)
     torch.set_num_threads(config.threads)
@@ -77,16 +83,16 @@ def run(config: ExperimentConfig) -> RunRecord:
     experiment = prepare(config)
     folder = experiment.folder
     folder.create()
-    with claim(folder.path) as ours:
+    with stop_signals() as stop, claim(folder.path) as ours:
         if not ours:
             return RunRecord(run_id=experiment.run_id, status="running", reason="another process has it")
-        if folder.is_final():
-            return folder.read_record()
         folder.remove_leftovers()
-        try:
-            return _run(experiment)
-        except Exception as error:  # a run that fails fails alone
-            return _failed(experiment, error)
+        record = folder.read_record() if folder.is_final() else _run_alone(experiment, stop)
+        if record.final:
+            _tidy(record, folder)
+        if stop():  # at the very end, or while it failed: the runs that would follow must not start
+            raise Interrupted
+    return record
 
 
 @dataclass(frozen=True)
@@ -103,27 +109,31 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
     """What the configurations would run, what is done, and how long the rest takes: measured over a few steps, once for
     the runs that differ only in lambda and seed. Runs of the same identity are listed once. Nothing is written."""
     planned: dict[str, PlannedRun] = {}
-    speeds: dict[str, float] = {}
+    prepared: dict[str, Experiment] = {}
+    seconds: dict[str, float] = {}
     for config in configs:
-        experiment = prepare(config)
-        folder, status = experiment.folder, "missing"
-        if folder.record.exists():
-            status = folder.read_record().status
-        elif folder.checkpoint.exists():
-            status = "interrupted"
-        seconds = 0.0
-        if status not in FINAL:
-            same = experiment.config.is_baseline, replace(experiment.config, seed=0, lambda_=0.0)
-            if repr(same) not in speeds:
-                speeds[repr(same)] = expected_seconds(experiment)
-            seconds = speeds[repr(same)]
-        planned[experiment.run_id] = PlannedRun(experiment.run_id, folder.path, status, seconds)
+        key = preparation(config)
+        if key not in prepared:
+            prepared[key] = prepare(config)
+        example = prepared[key]
+        identity = run_id(config, example.dataset.fingerprint, example.init_hash)
+        folder = RunFolder(Path(config.results_dir) / config.name / identity)
+        status = _status(folder)
+        if status not in FINAL and key not in seconds:
+            seconds[key] = expected_seconds(example)
+        planned[identity] = PlannedRun(identity, folder.path, status, 0.0 if status in FINAL else seconds[key])
     return list(planned.values())
+
+
+def _status(folder: RunFolder) -> str:
+    if folder.record.exists():
+        return folder.read_record().status
+    return "interrupted" if folder.checkpoint.exists() else "missing"
 
 
 def expected_seconds(experiment: Experiment) -> float:
     """Time for a whole run, from a few training steps and two metered batches made now."""
-    trainer = Trainer(experiment.network, experiment.dataset, experiment.config, experiment.device)
+    trainer = _trainer(experiment)
     settings, dataset = experiment.config.trainer, experiment.dataset
     step_s = trainer.seconds_per_step() if settings.epochs else 0.0
     sample = dataset.test.first(2 * experiment.config.meter.batch)
@@ -134,14 +144,22 @@ def expected_seconds(experiment: Experiment) -> float:
     return settings.epochs * trainer.steps * step_s + looks * image_s
 
 
-def _run(experiment: Experiment) -> RunRecord:
-    config, folder = experiment.config, experiment.folder
+def _run_alone(experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
+    """A run that fails fails alone."""
+    try:
+        return _run(experiment, stop)
+    except Exception as error:
+        return _failed(experiment, error)
+
+
+def _run(experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
+    config, folder, title = experiment.config, experiment.folder, experiment.run_id
     keep_freed_memory()
     folder.write_config(as_plain(config))
-    trainer = Trainer(experiment.network, experiment.dataset, config, experiment.device)
-    _resume(trainer, experiment)
-    title = experiment.run_id
-    with stop_signals() as stop, ProgressBar(title, config.trainer.epochs * trainer.steps) as progress:
+    trainer, message = _resumed(experiment)
+    with ProgressBar(title, config.trainer.epochs * trainer.steps) as progress:
+        if message:
+            progress.say(f"{title}  {message}")
         progress.start_at(trainer.epoch * trainer.steps + trainer.step)
         try:
             for row in trainer.epochs(stop, progress.update):
@@ -157,10 +175,14 @@ def _run(experiment: Experiment) -> RunRecord:
         except NonFiniteError as error:
             record = _record(trainer, experiment, "diverged", str(error))
     folder.write_record(record)
-    folder.traceback.unlink(missing_ok=True)
-    if not config.trainer.keep_checkpoint:
-        folder.checkpoint.unlink(missing_ok=True)
     return record
+
+
+def _tidy(record: RunRecord, folder: RunFolder) -> None:
+    """Delete what a final run has no more use for; also after a kill between its record and this."""
+    folder.traceback.unlink(missing_ok=True)
+    if not record.config["trainer"]["keep_checkpoint"]:
+        folder.checkpoint.unlink(missing_ok=True)
 
 
 def _measure(trainer: Trainer, experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
@@ -240,23 +262,29 @@ def _checkpoint(trainer: Trainer, experiment: Experiment) -> None:
     write_atomically(experiment.folder.checkpoint, pack(state))
 
 
-def _resume(trainer: Trainer, experiment: Experiment) -> None:
-    """Go on from the checkpoint if there is one; a damaged one, or another run's, is named and passed over."""
-    path = experiment.folder.checkpoint
+def _resumed(experiment: Experiment) -> tuple[Trainer, str]:
+    """A trainer that goes on from the checkpoint if there is one; a damaged one, or another run's, is passed over, and
+    the message says so."""
+    path, trainer = experiment.folder.checkpoint, _trainer(experiment)
     if not path.exists():
-        return
+        return trainer, ""
     try:
         state = unpack(path.read_bytes())
         if state.get("run_id") != experiment.run_id:
             raise ValueError("it belongs to another run")
         trainer.load_state(state)
         torch.set_num_threads(state["threads"])
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        experiment.messages.append(f"{path.name} could not be used ({reason}): training started from the beginning")
+        message = f"{path.name} could not be used ({reason}): training started from the beginning"
+        experiment.messages.append(message)
         # a state that was loaded half is worse than none
-        fresh = prepare(experiment.config)
-        trainer.__init__(fresh.network, fresh.dataset, fresh.config, fresh.device)
+        return _trainer(prepare(experiment.config)), message
+    return trainer, ""
+
+
+def _trainer(experiment: Experiment) -> Trainer:
+    return Trainer(experiment.network, experiment.dataset, experiment.config, experiment.device)
 
 
 def _interrupted(trainer: Trainer, experiment: Experiment) -> Interrupted:
@@ -276,11 +304,14 @@ def _failed(experiment: Experiment, error: Exception) -> RunRecord:
         versions=versions(),
         messages=experiment.messages,
     )
+    folder = experiment.folder
     try:
-        write_atomically(experiment.folder.traceback, "".join(traceback.format_exception(error)).encode())
-        experiment.folder.write_record(record)
+        write_atomically(folder.traceback, "".join(traceback.format_exception(error)).encode())
+        folder.write_record(record)
     except OSError as unwritable:
         record.messages.append(f"the record could not be written: {unwritable}")
+        with suppress(OSError):  # an older record, such as interrupted, would tell something else
+            folder.record.unlink(missing_ok=True)
     return record
 
 

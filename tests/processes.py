@@ -1,0 +1,107 @@
+"""Programs in processes of their own that can be killed; they start in no time, since one server has torch imported.
+
+Used by the tests of kills, of several processes on one sweep, of disks that fail, and by scripts/soak.py.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["eat_runner.experiment", "eat_runner.report", "eat_runner.cli.run", "sklearn.datasets"])
+PATIENCE_S = 240.0
+OUTPUT = "output.txt"
+
+# a run of a second or two in which everything that is random, and everything that changes with time, takes part
+SMALL = (
+    "dataset.train_limit=256",
+    "dataset.crop_padding=1",
+    "dataset.rotation_degrees=5",
+    "model.width=4",
+    "schedule=cosine",
+    "trainer.batch_size=32",
+    "trainer.compile=off",
+    "threads=1",
+    "device=cpu",
+)
+
+
+def eat_run(folder: Path, arguments: str, before: Callable[[], None] | None = None) -> ForkServerProcess:
+    """Start ``eat-run ARGUMENTS`` in ``folder``, the store of its data beside it; output goes to ``output.txt`` there.
+
+    before: called in the new process first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    process = SERVER.Process(target=_eat_run, args=(folder, arguments.split(), before))
+    process.start()
+    return process
+
+
+def _eat_run(folder: Path, arguments: list[str], before: Callable[[], None] | None) -> None:
+    os.chdir(folder)
+    output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if before is not None:
+        before()
+    from eat_runner.cli.run import main
+
+    sys.argv = ["eat-run", *arguments, f"data_dir={folder.parent / 'data'}", *SMALL]
+    main()
+
+
+def finish(folder: Path, arguments: str, before: Callable[[], None] | None = None) -> int:
+    """``eat-run ARGUMENTS`` to its end; the exit code."""
+    return ended(eat_run(folder, arguments, before))
+
+
+def ended(process: ForkServerProcess) -> int:
+    """The exit code, minus the signal's number where one killed it."""
+    process.join(PATIENCE_S)
+    if process.is_alive():
+        process.kill()
+        raise AssertionError(f"still running after {PATIENCE_S:.0f} s")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def kill_when(process: ForkServerProcess, happened: Callable[[], bool], number: int = signal.SIGKILL) -> int:
+    """Send a signal as soon as ``happened()`` is true; the exit code, that of a process which was faster included."""
+    while process.exitcode is None and not happened():
+        time.sleep(0.0005)
+    if process.exitcode is None:
+        assert process.pid is not None
+        os.kill(process.pid, number)
+    return ended(process)
+
+
+def output(folder: Path) -> str:
+    path = folder / OUTPUT
+    return path.read_text() if path.exists() else ""
+
+
+def stamp(path: Path) -> Any:
+    """What changes when a file is written again; None while there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def appears(folder: Path, pattern: str) -> Callable[[], bool]:
+    """True once a file below ``folder`` that matches is there or is another one than now."""
+    before = {path: stamp(path) for path in folder.glob(pattern)}
+    return lambda: any(stamp(path) not in (None, before.get(path)) for path in folder.glob(pattern))
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """True once so much time has passed."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
