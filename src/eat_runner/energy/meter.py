@@ -15,6 +15,7 @@ from eat_runner.errors import UserError
 from eat_runner.taps import Call, evaluation_mode, tap
 
 UINT8_MAX = 255  # flags that can be added up in eight bits
+CHUNK = 2**17  # values that are looked at together: half a megabyte
 RELUS = ("ReLU", "relu", "relu_")  # let through what is positive
 PRODUCTS = (Kind.CONV, Kind.LINEAR)
 KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)  # what these make of finite values is finite
@@ -109,6 +110,7 @@ class _Counter:
 
     def __init__(self, threshold: float):
         self.threshold = threshold
+        self.above = np.float32(threshold)
         self.flags = np.empty(0, np.bool_)
 
     def count(self, x: Tensor, *, at: bool, signed: bool = True, check: bool = True) -> _Counted:
@@ -135,42 +137,42 @@ class _Counter:
         return _Counted(above[0], below[0], above[1], below[1], finite, x._version)
 
     def _count_numpy(self, x: Tensor, at: bool, signed: bool, check: bool) -> _Counted:
-        stored, order = _storage_order(x)
-        values = stored.numpy()
+        """In chunks that stay in the cache while they are looked at again and again."""
+        values, order = _storage_order(x)
         flat = values.reshape(len(values), -1)
-        if self.flags.size < flat.size:
-            self.flags = np.empty(flat.size, np.bool_)
-        flags = self.flags[: flat.size].reshape(flat.shape)
-        threshold = np.float32(self.threshold)
+        images, positions = flat.shape
+        tests = [(np.greater, self.above), (np.less, -self.above)][: 2 if signed else 1]
+        totals = [0, 0]
+        ats = [np.zeros(positions, np.uint8 if images <= UINT8_MAX else np.int64) for _ in tests if at]
+        finite = True
+        step = min(UINT8_MAX, max(1, CHUNK // positions))
+        if self.flags.size < step * positions:
+            self.flags = np.empty(step * positions, np.bool_)
+        for start in range(0, images, step):
+            part = flat[start : start + step]
+            flags = self.flags[: part.size].reshape(part.shape)
+            for i, (test, limit) in enumerate(tests):
+                test(part, limit, out=flags)
+                if at:
+                    ats[i] += np.add.reduce(flags.view(np.uint8), axis=0, dtype=np.uint8)
+                else:
+                    totals[i] += int(np.count_nonzero(flags))
+            finite = finite and (not check or _all_finite(part.reshape(-1)))
+        if at:
+            totals = [int(found.sum()) for found in ats] + totals
+        found_at = [torch.from_numpy(found.reshape(values.shape[1:]).transpose(order)) for found in ats]
+        positive_at, negative_at = [*found_at, None, None][:2]
+        return _Counted(totals[0], totals[1], positive_at, negative_at, finite, x._version)
 
-        def add_up(flags: Any) -> tuple[int, Tensor | None]:
-            if not at:
-                return int(np.count_nonzero(flags)), None
-            positions = _sum_flags(flags)
-            return int(positions.sum()), torch.from_numpy(positions.reshape(values.shape[1:])).permute(order)
 
-        above = add_up(np.greater(flat, threshold, out=flags))
-        below = add_up(np.less(flat, -threshold, out=flags)) if signed else (0, None)
-        finite = not check or _all_finite(flat.reshape(-1))
-        return _Counted(above[0], below[0], above[1], below[1], finite, x._version)
-
-
-def _storage_order(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """``x`` with its dimensions in the order in which they lie in memory, so that it is read straight through; and how
-    to permute one image of it back."""
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1), (2, 0, 1)
-    return x.contiguous(), tuple(range(x.dim() - 1))
-
-
-def _sum_flags(flags: Any) -> Any:
-    """How many images have the flag, at each position. flags: boolean array (images, positions)."""
-    bits = flags.view(np.uint8)
-    if len(bits) <= UINT8_MAX:
-        return np.add.reduce(bits, axis=0, dtype=np.uint8)
-    starts = range(0, len(bits), UINT8_MAX)
-    parts = [np.add.reduce(bits[start : start + UINT8_MAX], axis=0, dtype=np.uint8) for start in starts]
-    return np.add.reduce(parts, axis=0, dtype=np.int64)
+def _storage_order(x: Tensor) -> tuple[Any, tuple[int, ...]]:
+    """``x`` as an array with its dimensions in the order in which they lie in memory, so that it is read straight
+    through; and how to transpose one image of it back."""
+    if x.is_contiguous():
+        return x.numpy(), tuple(range(x.dim() - 1))
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.numpy().transpose(0, 2, 3, 1), (2, 0, 1)
+    return x.contiguous().numpy(), tuple(range(x.dim() - 1))
 
 
 def _all_finite(flat: Any) -> bool:
@@ -229,6 +231,7 @@ class _Meter:
         self.calls: list[_Layer] = []
         self.works: dict[tuple[int, int], Op] = {}  # by call and elements of the output
         self.wanted: set[int] = set()  # calls whose outputs somebody wanted counted at each position
+        self.checked_later: set[int] = set()  # calls read by a batch norm, which passes on whatever is not finite
         self._start(floor=False)
 
     def _start(self, floor: bool) -> None:
@@ -277,6 +280,8 @@ class _Meter:
         read = [self._input(call, x, producer) for x, producer in inputs]
         input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
         moved = work.kind == Kind.VIEW and input_elements == output_elements
+        if work.kind == Kind.BATCH_NORM:
+            self.checked_later.add(call.producers[0])
         made = self._moved(call, read, input_nonzeros) if moved else self._made(call, work, read)
         self.made[call.index] = made
         positions = self._positions(call, read[0]) if work.kind in PRODUCTS else None
@@ -313,7 +318,8 @@ class _Meter:
                 return _Counted(before.positives, 0, before.positive_at, None, True, call.output._version)
             if at:
                 self.wanted.add(call.producers[0])
-        return self._count(call, call.output, at, signed=work.kind != Kind.RELU, check=work.kind not in KEEPS_FINITE)
+        check = work.kind not in KEEPS_FINITE and call.index not in self.checked_later
+        return self._count(call, call.output, at, signed=work.kind != Kind.RELU, check=check)
 
     def _positions(self, call: Call, counted: _Counted) -> Tensor | None:
         at = counted.nonzero_at
