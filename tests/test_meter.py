@@ -71,6 +71,24 @@ def test_products_of_a_convolution_equal_a_naive_loop(stride: Any, padding: Any,
     assert (row.kernel_area, row.groups) == (6, groups)
 
 
+@pytest.mark.parametrize(("images", "dtype"), [(2, torch.float32), (300, torch.float32), (2, torch.float64)])
+def test_products_of_two_layers_that_read_one_tensor(images: int, dtype: torch.dtype) -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.left, self.right = nn.ReLU(), nn.Linear(2, 3), nn.Linear(2, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu(x)
+            return torch.cat([self.left(x), self.right(x)], 1)
+
+    x = torch.tensor([[1.0, -1]]).repeat(images, 1).to(dtype)
+    rows = by_name(meter(Fork().to(dtype), *[x] * 4))
+    # in each of four batches one of two inputs of each image is positive
+    assert rows["left"].macs_input_nonzero == 4 * images * 3
+    assert rows["right"].macs_input_nonzero == 4 * images * 5
+
+
 @pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
 def test_padding_with_values_is_counted_as_values(mode: Any) -> None:
     conv = nn.Conv2d(2, 3, 3, padding=2, padding_mode=mode)

@@ -118,7 +118,7 @@ class _Counter:
         all values are finite."""
         on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
         count = self._count_numpy if on_cpu else self._count_torch
-        return count(x if x.dim() else x.reshape(1), at, signed, check)
+        return count(x.detach() if x.dim() else x.detach().reshape(1), at, signed, check)
 
     def flag(self, x: Tensor) -> Tensor:
         """Boolean, of the shape of ``x``: which values count."""
@@ -158,8 +158,7 @@ class _Counter:
                 else:
                     totals[i] += int(np.count_nonzero(flags))
             finite = finite and (not check or _all_finite(part.reshape(-1)))
-        if at:
-            totals = [int(found.sum()) for found in ats] + totals
+        totals[: len(ats)] = [int(found.sum()) for found in ats]
         found_at = [torch.from_numpy(found.reshape(values.shape[1:]).transpose(order)) for found in ats]
         positive_at, negative_at = [*found_at, None, None][:2]
         return _Counted(totals[0], totals[1], positive_at, negative_at, finite, x._version)
@@ -372,7 +371,9 @@ class _Meter:
             layer.macs_nominal += seen.work.macs_nominal
             if seen.positions is not None:
                 at = seen.positions
-                layer.positions = at.long() if layer.positions is None else layer.positions.add_(at)
+                if layer.positions is None:
+                    layer.positions = torch.zeros_like(at, dtype=torch.int64)
+                layer.positions += at
 
     def layers(self) -> list[LayerCounts]:
         """One row a call, with the products that the zeros of both operands leave."""
