@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from omegaconf import DictConfig
 from eat_runner.cli.compose import to_experiment, without_hydra
 from eat_runner.cli.help import choices
 from eat_runner.config.checks import one_of
-from eat_runner.config.identity import run_id
+from eat_runner.config.identity import preparation, run_id
 from eat_runner.config.root import ExperimentConfig
-from eat_runner.config.schedule import ScheduleConfig
 from eat_runner.errors import UserError
 
 Identity = tuple[str, str | None]
@@ -72,26 +70,18 @@ def jobs(config: DictConfig) -> Iterable[DictConfig]:
 def prepare(configs: list[ExperimentConfig], prepare_one: Callable[[ExperimentConfig], Identity]) -> list[Path]:
     """Make ready for all runs, and return their folders. Raises UserError where that is not possible.
 
-    ``prepare_one`` is called once for each combination of data, network and measurement: seeds, lambdas and schedules
-    need no preparation of their own.
+    ``prepare_one`` is called once for each combination of data, network and measurement.
     """
     for folder in {Path(config.results_dir) / config.name: None for config in configs}:
         _check_writable(folder)
     identities: dict[str, Identity] = {}
     folders: dict[Path, None] = {}
     for config in configs:
-        key = repr(_what_is_prepared(config))
+        key = preparation(config)
         if key not in identities:
             identities[key] = prepare_one(config)
         folders[Path(config.results_dir) / config.name / run_id(config, *identities[key])] = None
     return list(folders)
-
-
-def _what_is_prepared(config: ExperimentConfig) -> ExperimentConfig:
-    config = config.normalised()
-    return replace(
-        config, lambda_=float(config.lambda_ > 0), seed=0, schedule=ScheduleConfig(), name="any", results_dir="any"
-    )
 
 
 def _check_writable(folder: Path) -> None:
@@ -109,22 +99,7 @@ def _checked(config: DictConfig) -> ExperimentConfig:
     for group in ("dataset", "model", "penalty", "schedule"):
         # each of these files is named like what it configures
         one_of(f"{group}.name", getattr(experiment, group).name, choices(group))
-    _check_counts_fit(experiment)
     return experiment
-
-
-def _check_counts_fit(config: ExperimentConfig) -> None:
-    """Hardware that could not price the run's counts is refused now rather than after the training."""
-    hardware, meter = config.hardware, config.meter
-    for key, wanted, given in (
-        ("batch", hardware.batch, meter.batch),
-        ("threshold", hardware.threshold, meter.threshold),
-    ):
-        if wanted not in (None, given):
-            raise UserError(
-                f"meter.{key}={given:g} does not fit hardware={hardware.name}, which prices counts made with "
-                f"{wanted:g}: leave meter.{key} as it is or choose other hardware"
-            )
 
 
 def _or_refuse(action: Callable[[], None]) -> None:

@@ -15,7 +15,8 @@ class PublishedHardware:
     """The accounting of the paper's simulator (Shumailov et al., Sponge Examples, EuroS&P 2021).
 
     dram_pj_per_value: one 32-bit value to or from DRAM. multiply_pj: one computation.
-    inplace: whose activation inputs are counted after they were overwritten: modules built in place (as_built), all, none.
+    inplace: whose activation inputs are counted after they were overwritten: of modules built in place (as_built), of
+    all, of none.
     bn_statistics_repeats: how often batch norm's running statistics are charged beyond once as buffers.
     batch, threshold: what the counts must have been metered with.
     """
@@ -50,8 +51,8 @@ class FusedHardware:
     buffer_bits: size of the on-chip buffer; a tensor lives there when it fits dense, else in DRAM.
     register_pj_per_mac: register traffic of one multiply-accumulate. activation_pj: one activation other than ReLU.
     weight_reuse: images that share one fetch of the weights. format: how tensors are stored. skip: which MACs are left
-    out: those with a zero input, those with either operand zero, none. relative: prices are relative to one MAC, so only
-    ratios mean something.
+    out: those with a zero input, those with either operand zero, none. relative: prices are relative to one MAC, so
+    only ratios mean something.
     """
 
     name: str = "fused"

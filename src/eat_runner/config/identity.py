@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from eat_runner.config.root import ExperimentConfig
+from eat_runner.config.schedule import ScheduleConfig
 
 # groups in the hash, and their keys that change no result
 GROUPS = ("dataset", "model", "penalty", "schedule", "trainer", "meter")
@@ -64,6 +65,22 @@ def baseline_id(config: ExperimentConfig, data_fingerprint: str, init_hash: str 
     """Hash of everything but penalty, schedule and lambda: a run and the baseline it is compared with share it."""
     values = determinants(config, data_fingerprint, init_hash)
     return digest({key: value for key, value in values.items() if key not in {"penalty", "schedule", "lambda"}})
+
+
+def preparation(config: ExperimentConfig) -> str:
+    """A key that configurations share which need the same data, network and measurements made ready: seeds, lambdas
+    and schedules need no preparation of their own, nor does it matter where results go."""
+    config = config.normalised()
+    return repr(
+        replace(
+            config,
+            lambda_=float(not config.is_baseline),
+            seed=0,
+            schedule=ScheduleConfig(),
+            name="any",
+            results_dir="any",
+        )
+    )
 
 
 def as_plain(config: ExperimentConfig) -> dict[str, Any]:

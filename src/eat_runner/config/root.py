@@ -50,8 +50,22 @@ class ExperimentConfig:
         one_of("device", self.device, DEVICES)
         one_of("selection", self.selection, SELECTIONS)
         one_of("on_error", self.on_error, ON_ERROR)
+        self._check_counts_fit()
         if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0\n"):
             raise UserError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'")
+
+    def _check_counts_fit(self) -> None:
+        """Hardware that could not price the run's counts is refused now rather than after the training."""
+        hardware, meter = self.hardware, self.meter
+        for key, wanted, given in (
+            ("batch", hardware.batch, meter.batch),
+            ("threshold", hardware.threshold, meter.threshold),
+        ):
+            if wanted not in (None, given):
+                raise UserError(
+                    f"meter.{key}={given:g} does not fit hardware={hardware.name}, which prices counts made with "
+                    f"{wanted:g}: leave meter.{key} as it is or choose other hardware"
+                )
 
     @property
     def is_baseline(self) -> bool:

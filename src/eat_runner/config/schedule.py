@@ -9,8 +9,8 @@ from eat_runner.config.checks import above, between
 class ScheduleConfig:
     """The factor that multiplies lambda, as a function of training progress p in [0, 1] (or of whole epochs).
 
-    name: key of schedules.SCHEDULES. warmup: share of the training over which ``linear`` and ``cosine`` rise from 0 to 1.
-    every_epochs, gamma: ``step`` multiplies by gamma every so many epochs; ``exponential`` by gamma every epoch.
+    name: key of schedules.SCHEDULES. warmup: share of the training over which ``linear`` and ``cosine`` rise from 0
+    to 1. every_epochs, gamma: ``step`` multiplies by gamma every so many epochs; ``exponential`` by gamma every epoch.
     """
 
     name: str = "constant"
