@@ -211,7 +211,7 @@ def _legend(fronts: Sequence[Front]) -> list[Line2D]:
     there = [
         any(front.baseline for front in fronts),
         True,
-        any(setting not in front.on_front for front in fronts for setting in front.settings),
+        any(not (s.is_baseline or s in front.on_front) for front in fronts for s in front.settings),
         any(front.selected for front in fronts),
         several,
         any(front.floor is not None for front in fronts),
