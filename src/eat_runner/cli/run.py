@@ -38,6 +38,8 @@ PROGRAM = "eat-run"
 RUN_FAILED = 1
 CONTINUE_ME = 75
 
+_elsewhere: list[ExperimentConfig] = []  # jobs of this process whose run another process had
+
 
 def main() -> None:
     """Entry point of the console script."""
@@ -79,6 +81,7 @@ def command(arguments: Sequence[str]) -> int:
     collated = False
     try:
         run_hydra(arguments, accept)
+        take_over()
     finally:
         collated = collate(accepted)
     return exit_code(folders) if collated else RUN_FAILED
@@ -101,16 +104,31 @@ def begin(configs: list[ExperimentConfig]) -> list[Path]:
 
 def task(config: DictConfig) -> str:
     """One job, possibly in a worker process of a launcher: run it and return its status."""
-    from eat_runner import experiment
-
     job = to_experiment(config)
     job.check()
+    return run_job(job)
+
+
+def run_job(job: ExperimentConfig) -> str:
+    """Run it, say so if it fails, and stop then if that is wanted; its status."""
+    from eat_runner import experiment
+
     record = experiment.run(job)
+    if record.status == "running":
+        _elsewhere.append(job)
     if record.status == "failed":
         print(f"{PROGRAM}: run {record.run_id} failed: {record.reason}", file=sys.stderr, flush=True)
         if job.on_error == "stop":
             sys.exit(RUN_FAILED)
     return record.status
+
+
+def take_over() -> None:
+    """Once all jobs had their turn: those that another process had, where it died meanwhile. Waits for nobody."""
+    jobs = _elsewhere.copy()
+    _elsewhere.clear()
+    for job in jobs:
+        run_job(job)
 
 
 def collate(configs: list[ExperimentConfig]) -> bool:
