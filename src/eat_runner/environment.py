@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -18,6 +19,7 @@ import torch
 
 PACKAGES = ("eat-runner", "torch", "torchvision", "numpy", "hydra-core")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LONGEST_GRACE_S = 600.0  # between a cluster's SIGTERM and its SIGKILL
 # a cluster's, heeded where somebody listens: submitit requeues the job then
 CLUSTER_SIGNALS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
@@ -88,6 +90,7 @@ def stop_signals() -> Generator[Callable[[], bool]]:
     """Within the block SIGINT and SIGTERM only note that somebody wants to stop; the yielded function tells.
 
     So do SIGUSR1 and SIGUSR2 where they have a handler, which is called after the block: there is a checkpoint then.
+    After a SIGTERM a job of SLURM's waits there for its end, since only a job that is still there is requeued.
     A second SIGINT interrupts at once. Outside of the main thread signals are left alone.
     """
     noted: list[int] = []
@@ -113,3 +116,5 @@ def stop_signals() -> Generator[Callable[[], bool]]:
         for number in listened_to:
             if number in noted:
                 signal.raise_signal(number)
+        if signal.SIGTERM in noted and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            time.sleep(LONGEST_GRACE_S)

@@ -6,6 +6,7 @@ Exit codes: 0 all is done; 1 a run failed; 2 bad input, nothing was started; 75 
 import os
 import signal
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -236,6 +237,7 @@ def _errors_from_hydra() -> Generator[None]:
         if not _job_vanished(error):
             raise _readable(error) from error
         print(f"{PROGRAM}: {' '.join(str(error).splitlines()[:2])}", file=sys.stderr, flush=True)
+        _wait_for_the_others()
     finally:
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -251,7 +253,16 @@ def _readable(error: BaseException | None) -> BaseException:
 
 def _job_vanished(error: Exception) -> bool:
     """True where submitit says that a job on the cluster ended without a result; the run's record says more."""
-    return type(error).__module__.startswith("submitit") and type(error).__name__ == "UncompletedJobError"
+    return type(error).__module__.startswith("submitit") and "JobError" in type(error).__name__
+
+
+def _wait_for_the_others() -> None:
+    """Until the cluster has ended all jobs: Hydra's launcher turns away from them once one has vanished."""
+    from submitit.slurm.slurm import SlurmJob
+
+    jobs, watcher = list(SlurmJob.watcher._registered), SlurmJob.watcher  # pyright: ignore[reportPrivateUsage]
+    while not all(watcher.is_done(job) for job in jobs):
+        time.sleep(1)
 
 
 if __name__ == "__main__":
