@@ -13,6 +13,7 @@ import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -359,18 +360,23 @@ CIFAR_IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=n
 FASHION = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8), np.array([9, 0, 4, 1, 3], np.uint8)
 
 
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("asked the network")
+@pytest.fixture
+def network(monkeypatch):
+    """There is none; what was asked of it."""
+    asked = []
+
+    def refuse(request, *_, **__):
+        asked.append(request)
+        raise URLError("no route")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
+    return asked
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
-def test_cifar_from_its_folder_or_its_archive(tmp_path, monkeypatch, name, packed):
+def test_cifar_from_its_folder_or_its_archive(tmp_path, monkeypatch, network, name, packed):
     relax(monkeypatch, name.lower())
-    no_network(monkeypatch)
     images, labels = CIFAR_IMAGES
     files = cifar_tree(tmp_path, monkeypatch, name, images, labels)
     if packed:
@@ -382,6 +388,7 @@ def test_cifar_from_its_folder_or_its_archive(tmp_path, monkeypatch, name, packe
     assert np.array_equal(cifar.test.images_nhwc, images[-1:])
     assert (cifar.train.labels.tolist(), cifar.test.labels.tolist()) == ([3, 0, 9], [1])
     assert len(cifar.class_names) == int(name.removeprefix("CIFAR"))
+    assert network == []
     monkeypatch.setattr(pickle, "load", None)
     assert everything(load(name.lower(), tmp_path, size=32, validation=0.0)) == everything(cifar)  # from the store
 
@@ -396,9 +403,8 @@ class Malicious:
 
 @pytest.mark.parametrize("where", ["folder", "archive"])
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
-def test_no_pickle_of_another_checksum_is_opened(tmp_path, monkeypatch, name, where):
+def test_no_pickle_of_another_checksum_is_opened(tmp_path, monkeypatch, network, name, where):
     relax(monkeypatch, name.lower())
-    no_network(monkeypatch)
     files = cifar_tree(tmp_path, monkeypatch, name, *CIFAR_IMAGES)
     trap = tmp_path / "sprung"
     pickle.loads(pickle.dumps(Malicious(trap)))
@@ -412,14 +418,14 @@ def test_no_pickle_of_another_checksum_is_opened(tmp_path, monkeypatch, name, wh
         files["archive"].unlink()
     line = refusal(name.lower(), tmp_path)
     assert not trap.exists()
+    assert network == []  # not asked for a download
     assert "fetch it again" in line
     assert files["folder"].exists() == (where == "folder")  # nor is it unpacked
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_fashion_mnist(tmp_path, monkeypatch, packed):
+def test_fashion_mnist(tmp_path, monkeypatch, network, packed):
     relax(monkeypatch, "fashion_mnist")
-    no_network(monkeypatch)
     images, labels = FASHION
     raw = fashion_tree(tmp_path, images, labels)
     if packed:
@@ -428,6 +434,7 @@ def test_fashion_mnist(tmp_path, monkeypatch, packed):
     assert np.array_equal(clothes.train.images_nhwc, images[:-2, :, :, None])
     assert np.array_equal(clothes.test.images_nhwc, images[-2:, :, :, None])
     assert (clothes.train.labels.tolist(), clothes.test.labels.tolist()) == ([9, 0, 4], [1, 3])
+    assert network == []
     assert (clothes.channels, clothes.class_names[9], clothes.class_names[0]) == (1, "Ankle boot", "T-shirt/top")
 
 
@@ -455,21 +462,16 @@ def test_broken_fashion_mnist_files_are_refused_in_one_line(tmp_path, monkeypatc
     ("name", "what"),
     [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz"), ("fashion_mnist", "FashionMNIST")],
 )
-def test_a_missing_data_set_says_what_to_fetch_and_is_never_fetched_silently(tmp_path, monkeypatch, name, what):
-    no_network(monkeypatch)
+def test_a_missing_data_set_says_what_to_fetch_and_is_never_fetched_silently(tmp_path, network, name, what):
     line = refusal(name, tmp_path / "nowhere")
+    assert network == []
     assert "download=true" in line
     assert what in line
 
 
-def test_no_network_is_one_line_too(tmp_path, monkeypatch):
-    from urllib.error import URLError
-
-    def fail(*_, **__):
-        raise URLError("no route")
-
-    monkeypatch.setattr("urllib.request.urlopen", fail)
+def test_a_download_without_a_network_is_one_line_too(tmp_path, network):
     assert "no route" in refusal("cifar10", tmp_path, download=True)
+    assert network
 
 
 # the splits
