@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test long lint check clean
+.PHONY: help setup demo test long lint check bench clean reproduce-paper
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -14,6 +14,9 @@ setup: $(INSTALLED)  ## make .venv and install the project for development
 
 demo: $(INSTALLED)  ## a lambda sweep on real digits, then table, front and plots (about three minutes)
 	$(BIN)/eat-run -m experiment=demo
+
+reproduce-paper: $(INSTALLED)  ## the paper's tables and figures: SCALE=full|slim|smoke, DATA_DIR=data, DOWNLOAD=true
+	$(BIN)/python scripts/reproduce.py $(if $(SCALE),--scale $(SCALE)) --data-dir "$(or $(DATA_DIR),data)" $(if $(DOWNLOAD),--download)
 
 test: $(INSTALLED)  ## the tests (at most five minutes)
 	$(BIN)/python -m pytest -m "not long" -n auto --maxprocesses 4
@@ -28,6 +31,9 @@ lint: $(INSTALLED)  ## format, style, types, imports
 	$(BIN)/lint-imports
 
 check: lint test  ## lint, then test
+
+bench: $(INSTALLED)  ## what penalty, meter, data and commands cost, beside the goals: results/bench (ten minutes)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/python -m bench
 
 clean:  ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
