@@ -3,20 +3,25 @@
 Used by the tests of kills, of several processes on one sweep, of disks that fail, and by scripts/soak.py.
 """
 
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from eat_runner.records import RunFolder
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["eat_runner.experiment", "eat_runner.report", "eat_runner.cli.run", "sklearn.datasets"])
 PATIENCE_S = 240.0
 OUTPUT = "output.txt"
+# of a record; the commit may change while somebody works on the source
+UNTIMED = {"timings", "checksum", "git_commit"}
 
 # a run of a second or two in which everything that is random, and everything that changes with time, takes part
 SMALL = (
@@ -43,6 +48,13 @@ def eat_run(folder: Path, arguments: str, before: Callable[[], None] | None = No
     return process
 
 
+def command_line(folder: Path, arguments: Sequence[str]) -> list[str]:
+    """The arguments, and what all runs of the tests have in common where they do not say otherwise."""
+    said = {argument.partition("=")[0] for argument in arguments}
+    common = [value for value in SMALL if value.partition("=")[0] not in said]
+    return [*arguments, *common, f"data_dir={folder.parent / 'data'}"]
+
+
 def _eat_run(folder: Path, arguments: list[str], before: Callable[[], None] | None) -> None:
     os.chdir(folder)
     output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -52,7 +64,7 @@ def _eat_run(folder: Path, arguments: list[str], before: Callable[[], None] | No
         before()
     from eat_runner.cli.run import main
 
-    sys.argv = ["eat-run", *arguments, f"data_dir={folder.parent / 'data'}", *SMALL]
+    sys.argv = ["eat-run", *command_line(folder, arguments)]
     main()
 
 
@@ -79,6 +91,36 @@ def kill_when(process: ForkServerProcess, happened: Callable[[], bool], number: 
         assert process.pid is not None
         os.kill(process.pid, number)
     return ended(process)
+
+
+def results(folder: Path) -> Path:
+    return folder / "results" / "default"
+
+
+def run_folders(folder: Path) -> list[RunFolder]:
+    return [RunFolder(path) for path in sorted(results(folder).iterdir()) if path.is_dir() and path.name[0] != "."]
+
+
+def outcome(run: RunFolder) -> dict[str, Any]:
+    """Everything that a run leaves, without times: the files that are there, and what is in them."""
+    record = json.loads(run.record.read_text())
+    history = run.read_history()
+    for row in history:
+        del row["seconds"]
+    return {
+        "files": sorted(path.name for path in run.path.iterdir()),
+        "record": {key: value for key, value in record.items() if key not in UNTIMED},
+        "history": history,
+        "weights": run.weights.read_bytes(),
+        "layers": run.layers.read_bytes(),
+        "batches": run.batches.read_bytes(),
+        "config": run.config.read_bytes(),
+    }
+
+
+def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each run leaves, by its name."""
+    return {run.path.name: outcome(run) for run in run_folders(folder)}
 
 
 def output(folder: Path) -> str:

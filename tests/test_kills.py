@@ -3,44 +3,23 @@
 import json
 import os
 import random
+import resource
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eat_runner import records
-from eat_runner.records import RunFolder
-from processes import after, appears, eat_run, finish, kill_when, output
+from eat_runner.cli import run as command
+from eat_runner.records import RunFolder, RunRecord
+from processes import after, appears, eat_run, finish, kill_when, outcome, outcomes, output, results, run_folders, stamp
 
-RUN = "lambda=1 trainer.epochs=5"
+RUN = "lambda=1 trainer.epochs=4"
+SWEEP = "-m lambda=0,1 trainer.epochs=2"
 FILES = ("config.yaml", "history.csv", "checkpoint.pt", "layers.csv", "batches.csv", "model.safetensors", "record.json")
-UNTIMED = ("timings", "git_commit")  # the commit may change under our feet while somebody works on the source
-
-
-def run_folder(folder: Path) -> RunFolder:
-    [path] = [path for path in (folder / "results" / "default").iterdir() if path.is_dir()]
-    return RunFolder(path)
-
-
-def result(run: RunFolder) -> dict[str, Any]:
-    """Everything that a run leaves, without times: the files that are there, and what is in them."""
-    record = json.loads(run.record.read_text())
-    history = run.read_history()
-    for row in history:
-        del row["seconds"]
-    return {
-        "files": sorted(path.name for path in run.path.iterdir()),
-        "record": {key: value for key, value in record.items() if key not in {*UNTIMED, "checksum"}},
-        "history": history,
-        "weights": run.weights.read_bytes(),
-        "layers": run.layers.read_bytes(),
-        "batches": run.batches.read_bytes(),
-        "config": run.config.read_bytes(),
-    }
+KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +31,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> dict[str, Any]:
     """What the run leaves if nobody disturbs it."""
-    assert finish(place / "whole", RUN) == 0
-    return result(run_folder(place / "whole"))
+    assert finish(place / "whole", RUN) == 0, output(place / "whole")
+    return outcomes(place / "whole")
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(place: Path) -> dict[str, Any]:
+    assert finish(place / "whole_sweep", SWEEP) == 0, output(place / "whole_sweep")
+    return outcomes(place / "whole_sweep")
 
 
 def die_writing(name: str, stage: str) -> None:
     """In the process that is to die: a kill at an exact moment of writing that file, which nobody outside can hit."""
+    from eat_runner import experiment, records, report
 
     def dies(path: Path, data: bytes) -> None:
         if path.name != name:
@@ -69,31 +55,15 @@ def die_writing(name: str, stage: str) -> None:
         return os.kill(os.getpid(), signal.SIGKILL)
 
     write = records.write_atomically
-    records.write_atomically = dies
-    from eat_runner import experiment
-
-    experiment.write_atomically = dies
+    records.write_atomically = experiment.write_atomically = report.write_atomically = dies
 
 
 def test_a_run_killed_at_every_file_it_writes_goes_on_to_the_same_bits(place: Path, whole: dict[str, Any]) -> None:
     folder = place / "every_file"
     for name, stage in zip(FILES, ["half", "whole", "renamed", "half", "whole", "half", "renamed"], strict=True):
-        assert finish(folder, RUN, partial(die_writing, name, stage)) == -signal.SIGKILL, (name, output(folder))
+        assert finish(folder, RUN, partial(die_writing, name, stage)) == KILLED, (name, output(folder))
     assert finish(folder, RUN) == 0
-    assert result(run_folder(folder)) == whole
-
-
-def kill_repeatedly(folder: Path, moments: list[tuple[str, Callable[[], bool] | float]]) -> int:
-    """Kill the run at each moment (or after so many seconds); how many kills found it alive."""
-    hits = 0
-    for name, moment in moments:
-        process = eat_run(folder, RUN)
-        happened = after(moment) if isinstance(moment, float) else moment
-        code = kill_when(process, happened)
-        print(f"{name}: {'killed' if code == -signal.SIGKILL else 'had ended'}")
-        assert code in {0, -signal.SIGKILL}, output(folder)
-        hits += code == -signal.SIGKILL
-    return hits
+    assert outcomes(folder) == whole
 
 
 @pytest.mark.long
@@ -101,21 +71,167 @@ def test_twenty_kills_half_of_them_at_random_moments(place: Path, whole: dict[st
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
     print(f"KILL_SEED={seed}")
     chance = random.Random(seed)
-    watched = ["checkpoint.pt", "history.csv", ".*.tmp", "model.safetensors", "record.json"]
-    hits = {"file": 0, "random": 0}
+    hits = {"a file": 0, "a moment": 0}
     for number in range(30):
         folder = place / f"round{number}"
-        for name in watched:
+        for name in ("checkpoint.pt", "history.csv", ".*.tmp", "model.safetensors", "record.json"):
             process = eat_run(folder, RUN)
-            hits["file"] += kill_when(process, appears(folder, f"results/default/*/{name}")) == -signal.SIGKILL
-            seconds = chance.uniform(0.1, 3.0)
+            code = kill_when(process, appears(folder, f"results/default/*/{name}"))
+            assert code in {0, KILLED}, output(folder)
+            hits["a file"] += code == KILLED
+            seconds = chance.uniform(0.1, 2.0)
             process = eat_run(folder, RUN)
             code = kill_when(process, after(seconds))
-            assert code in {0, -signal.SIGKILL}, output(folder)
-            hits["random"] += code == -signal.SIGKILL
-            print(f"round {number}: {name}, then after {seconds:.3f} s: {hits}")
+            assert code in {0, KILLED}, output(folder)
+            hits["a moment"] += code == KILLED
+            print(f"round {number}: {name}, then {seconds:.3f} s: {hits}")
         assert finish(folder, RUN) == 0
-        assert result(run_folder(folder)) == whole
-        if hits["file"] >= 10 and hits["random"] >= 10:
+        assert outcomes(folder) == whole
+        if min(hits.values()) >= 10:
             return
     raise AssertionError(f"too few kills found the run alive: {hits}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_asked_to_stop_writes_a_checkpoint_and_goes_on_to_the_same_bits(
+    number: signal.Signals, place: Path, whole: dict[str, Any]
+) -> None:
+    folder = place / number.name
+    assert kill_when(eat_run(folder, RUN), appears(folder, "results/default/*/history.csv"), number) == 75
+    assert output(folder).endswith("eat-run: stopped: the same command continues\n")
+    [run] = run_folders(folder)
+    record = run.read_record()
+    assert (record.status, record.reason) == ("interrupted", "stopped by a signal")
+    assert run.checkpoint.exists()
+    assert finish(folder, RUN) == 0
+    assert outcomes(folder) == whole
+
+
+def stop_while_writing(name: str, numbers: list[int]) -> None:
+    from eat_runner import records
+
+    def stops(path: Path, data: bytes) -> None:
+        if path.name == name:
+            for number in numbers:
+                signal.raise_signal(number)
+        write(path, data)
+
+    write = records.write_atomically
+    records.write_atomically = stops
+
+
+def test_a_signal_at_the_very_end_of_a_run_stops_the_sweep(place: Path, whole_sweep: dict[str, Any]) -> None:
+    folder = place / "at_the_end"
+    assert finish(folder, SWEEP, partial(stop_while_writing, "record.json", [signal.SIGTERM])) == 75
+    [first] = run_folders(folder)
+    assert first.read_record().status == "finished"
+    assert finish(folder, SWEEP) == 0
+    assert outcomes(folder) == whole_sweep
+
+
+def test_a_second_ctrl_c_stops_at_once(place: Path, whole: dict[str, Any]) -> None:
+    folder = place / "twice"
+    assert finish(folder, RUN, partial(stop_while_writing, "history.csv", [signal.SIGINT, signal.SIGINT])) == 75
+    [run] = run_folders(folder)
+    assert not run.history.exists()
+    assert not run.checkpoint.exists()
+    assert finish(folder, RUN) == 0
+    assert outcomes(folder) == whole
+
+
+def test_a_killed_sweep_repeats_nothing_that_is_finished(place: Path, whole_sweep: dict[str, Any]) -> None:
+    folder = place / "sweep"
+    assert kill_when(eat_run(folder, SWEEP), appears(folder, "results/default/*/record.json")) == KILLED
+    [finished] = [run for run in run_folders(folder) if run.record.exists()]
+    before = [stamp(path) for path in (finished.record, finished.weights, finished.history)]
+    second = partial(die_writing, "checkpoint.pt", "renamed")
+    assert finish(folder, SWEEP, second) == KILLED
+    assert finish(folder, SWEEP, partial(die_writing, "pareto.csv", "half")) == KILLED
+    assert finish(folder, SWEEP) == 0
+    assert [stamp(path) for path in (finished.record, finished.weights, finished.history)] == before
+    assert outcomes(folder) == whole_sweep
+    table, complete = (results(place / name) / "summary.csv" for name in ("sweep", "whole_sweep"))
+    assert table.read_text().count("finished") == complete.read_text().count("finished") == 2
+    assert not list(results(folder).rglob("*.tmp"))
+
+
+@pytest.mark.long
+def test_a_sweep_killed_at_random_moments_ends_complete(place: Path, whole_sweep: dict[str, Any]) -> None:
+    seed = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
+    print(f"KILL_SEED={seed}")
+    chance = random.Random(seed)
+    folder, written = place / "random_sweep", {}
+    for _ in range(10):
+        kill_when(eat_run(folder, SWEEP), after(chance.uniform(0.5, 4.0)))
+        for run in run_folders(folder) if results(folder).exists() else ():
+            if run.is_final():
+                assert written.setdefault(run.path, stamp(run.record)) == stamp(run.record)
+    assert finish(folder, SWEEP) == 0
+    assert outcomes(folder) == whole_sweep
+
+
+def test_another_configuration_gets_another_folder(place: Path, whole: dict[str, Any]) -> None:
+    folder = place / "changed"
+    assert finish(folder, RUN) == 0
+    assert finish(folder, f"{RUN} trainer.lr=0.05") == 0
+    assert len(run_folders(folder)) == 2
+    [name] = whole
+    assert outcome(RunFolder(results(folder) / name)) == whole[name]
+
+
+# --- a run that fails ---
+
+
+def little_memory() -> None:
+    """Leave the process 600 MB more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 600 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+TOO_MUCH = "-m trainer.epochs=1 lambda=0 dataset.image_size=56,8 trainer.batch_size=230 model.width=16 model.stem=3x3"
+
+
+def test_a_run_out_of_memory_fails_alone_and_only_it_is_repeated(place: Path) -> None:
+    folder = place / "memory"
+    assert finish(folder, TOO_MUCH, little_memory) == 1
+    records = {run.read_record().status: run for run in run_folders(folder)}
+    assert set(records) == {"finished", "failed"}
+    failed, finished = records["failed"], records["finished"]
+    assert "allocate memory" in failed.read_record().reason
+    assert "RuntimeError" in failed.traceback.read_text()
+    text = output(folder)
+    assert f"eat-run: run {failed.path.name} failed: RuntimeError: " in text
+    assert "1 of 2 runs are not in the front: 1 failed" in text
+    before = stamp(finished.record)
+    assert finish(folder, TOO_MUCH) == 0
+    assert stamp(finished.record) == before
+    assert failed.read_record().status == "finished"
+    assert not failed.traceback.exists()
+
+
+def test_on_error_stop_starts_nothing_after_a_failure(place: Path) -> None:
+    folder = place / "stop"
+    assert finish(folder, f"{TOO_MUCH} on_error=stop", little_memory) == 1
+    [run] = run_folders(folder)
+    assert run.read_record().status == "failed"
+
+
+def test_a_diverged_run_is_a_result_and_not_repeated(place: Path) -> None:
+    folder = place / "diverged"
+    wild = f"{RUN} trainer.lr=1e30 trainer.lr_schedule=constant"
+    assert finish(folder, wild) == 0, output(folder)
+    [run] = run_folders(folder)
+    assert run.read_record().status == "diverged"
+    before = stamp(run.record)
+    assert finish(folder, wild) == 0
+    assert stamp(run.record) == before
+
+
+def test_a_run_whose_owner_was_killed_is_missing_and_not_done(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    assert command.exit_code([run.path]) == 1
+    run.write_record(RunRecord(run_id="run", status="interrupted"))
+    assert command.exit_code([run.path]) == 75
+    assert json.loads(run.record.read_text())["status"] == "interrupted"
