@@ -1,0 +1,44 @@
+"""Evaluation: what metering adds, and what listing the non-zeros would."""
+
+from functools import partial
+
+import torch
+
+from bench.baselines import evaluate, listing_meter, training
+from bench.figures import Figure, figure, interleaved, ratios
+from bench.sizes import Sizes, label_of
+from eat_runner.config import MeterConfig
+from eat_runner.energy.counts import Counts
+from eat_runner.energy.meter import measure
+
+
+def metered(model: torch.nn.Module, batches: list[torch.Tensor]) -> Counts:
+    """Ours, as eat_runner.training looks at the validation split: exact skipped products included, no floor batch."""
+    return measure(model, batches, MeterConfig(batch=len(batches[0])), floor=False)
+
+
+def evaluation(sizes: Sizes) -> list[Figure]:
+    """Seconds a batch. The listing meter, slow and the same for every batch, gets one batch, the others more."""
+    goals = (1.5, 1.25)
+    threshold = MeterConfig().threshold
+    found: list[Figure] = []
+    for i, network in enumerate(sizes.networks):
+        t = training(network, sizes.image_size, sizes.batch)
+        count, label = sizes.metered_batches[i], label_of(network)
+        torch.manual_seed(1)
+        batches = [torch.randn_like(t.x_nchw) for _ in range(count)]
+        seconds = interleaved(
+            {
+                "plain": partial(evaluate, t.model, batches),
+                "metered": partial(metered, t.model, batches),
+                "listed": partial(listing_meter, t.model, batches[:1], threshold),
+            },
+            sizes.rounds[i],
+        )
+        values = ratios(seconds["metered"], seconds["plain"])
+        found.append(figure("evaluation with full metering / evaluation (c)", label, values, goals[i]))
+        values = [value / count for value in ratios(seconds["metered"], seconds["listed"])]
+        found.append(figure("our metered evaluation / evaluation with meter (d)", label, values, 0.2))
+        values = [value * count for value in ratios(seconds["listed"], seconds["plain"])]
+        found.append(figure("evaluation with meter (d) / evaluation (c)", label, values))
+    return found

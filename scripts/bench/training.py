@@ -1,0 +1,268 @@
+"""Training steps: what the penalty adds in time and memory, in eager mode and compiled, with one thread and two."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.baselines import Training, plain_step, training, two_pass_step
+from bench.figures import Figure, figure, interleaved, ratios
+from bench.sizes import Sizes, label_of
+from eat_runner.config import PenaltyConfig
+from eat_runner.environment import keep_freed_memory
+from eat_runner.observer import Observer
+
+LAMBDA = 1.0
+SIGMA = PenaltyConfig().sigma
+SCOPES = {"activation outputs": "activations", "all leaf modules": "leaf_modules"}
+
+Network = tuple[str, int]
+
+
+def observer_of(t: Training, scope: str, in_backward: bool = True) -> Observer:
+    """To be entered around the steps, and before compiling."""
+    return Observer(t.model, PenaltyConfig(scope=scope, sigma=SIGMA), t.x_nchw[:2], in_backward)
+
+
+def penalised_step(t: Training, observer: Observer, lambda_: float = LAMBDA) -> Tensor:
+    """A step as eat_runner.training makes it in eager mode, without data and reports. Returns the penalty."""
+    with t.autocast():
+        loss = F.cross_entropy(t.model(t.x_nchw), t.labels)
+    t.optimizer.zero_grad(set_to_none=True)
+    observer.weigh(lambda_, len(t.labels), t.parameters)
+    loss.backward()
+    penalty = observer.value()
+    t.optimizer.step()
+    return penalty
+
+
+def compiled_step(t: Training, forward: Callable[[Tensor], Tensor], observer: Observer) -> Tensor:
+    """The same as eat_runner.training makes it with a compiled network: the penalty is part of the loss."""
+    with t.autocast():
+        loss = F.cross_entropy(forward(t.x_nchw), t.labels)
+    t.optimizer.zero_grad(set_to_none=True)
+    penalty = observer.collect(len(t.labels), t.parameters)
+    (loss + LAMBDA * penalty).backward()
+    t.optimizer.step()
+    return penalty.detach()
+
+
+def eager(sizes: Sizes) -> list[Figure]:
+    """Penalty against no penalty, and against the two-pass step, each on a copy of its own of the network."""
+    goals = {  # by network: goal, stretch
+        "activation outputs": ((1.07, 1.05), (1.07, 1.05)),
+        "all leaf modules": ((1.20, None), (1.08, None)),
+    }
+    two_pass_goals = (0.40, 0.45)
+    found: list[Figure] = []
+    for i, network in enumerate(sizes.networks):
+        label, copy = label_of(network), partial(training, network, sizes.image_size, sizes.batch)
+        with ExitStack() as stack:
+            variants: dict[str, Callable[[], object]] = {
+                "plain": partial(plain_step, copy()),
+                "two passes": partial(two_pass_step, copy(), SIGMA, LAMBDA),
+            }
+            for name, scope in SCOPES.items():
+                t = copy()
+                variants[name] = partial(penalised_step, t, stack.enter_context(observer_of(t, scope)))
+            seconds = interleaved(variants, sizes.rounds[i])
+        for name in SCOPES:
+            values = ratios(seconds[name], seconds["plain"])
+            found.append(figure(f"training step, penalty on {name} / plain step (a)", label, values, *goals[name][i]))
+        values = ratios(seconds["all leaf modules"], seconds["two passes"])
+        found.append(figure("our step with all leaf modules / two-pass step (b)", label, values, two_pass_goals[i]))
+        values = ratios(seconds["two passes"], seconds["plain"])
+        found.append(figure("two-pass step (b) / plain step (a)", label, values))
+        found.append(figure("plain step (a)", label, [sizes.batch / s for s in seconds["plain"]], unit="images/s"))
+    return found
+
+
+# --- compiled ------------------------------------------------------------------------------------------------------
+
+
+def compiled(sizes: Sizes) -> list[Figure]:
+    """The compiled step with the penalty. Both networks are compiled at once, then measured one after the other."""
+    goals = (0.85, 1.0)
+    found: list[Figure] = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(worker()) for _ in sizes.networks]
+        waiting = [w.submit(_compile, n, sizes) for w, n in zip(workers, sizes.networks, strict=True)]
+        compile_s = [future.result() for future in waiting]
+        for i, network in enumerate(sizes.networks):
+            label = label_of(network)
+            seconds = workers[i].submit(_time_compiled, network, sizes, sizes.rounds[i]).result()
+            values = ratios(seconds["compiled"], seconds["plain"])
+            found.append(figure("compiled step with the penalty / plain eager step (a)", label, values, goals[i]))
+            found.append(
+                figure(
+                    "compiled step / eager step, both penalised", label, ratios(seconds["compiled"], seconds["eager"])
+                )
+            )
+            found.append(figure("compilation, both networks at once", label, [compile_s[i]], unit="s"))
+            gained = median(e - c for e, c in zip(seconds["eager"], seconds["compiled"], strict=True))
+            if gained > 0:
+                found.append(figure("steps after which compiling pays", label, [compile_s[i] / gained], unit="steps"))
+    return found
+
+
+@cache
+def _compiled_variants(network: Network, sizes: Sizes) -> dict[str, Callable[[], object]]:
+    """In a worker, which ends with its hooks: the observers stay attached."""
+    copies = [training(network, sizes.image_size, sizes.batch) for _ in range(3)]
+    observers = [observer_of(copies[1], "leaf_modules"), observer_of(copies[2], "leaf_modules", in_backward=False)]
+    for observer in observers:
+        observer.__enter__()
+    return {
+        "plain": partial(plain_step, copies[0]),
+        "eager": partial(penalised_step, copies[1], observers[0]),
+        "compiled": partial(compiled_step, copies[2], torch.compile(copies[2].model), observers[1]),
+    }
+
+
+def _compile(network: Network, sizes: Sizes) -> float:
+    """Seconds of the first two steps, which compile."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing from an earlier run
+        step = _compiled_variants(network, sizes)["compiled"]
+        started = time.perf_counter()
+        step()
+        step()
+        return time.perf_counter() - started
+
+
+def _time_compiled(network: Network, sizes: Sizes, rounds: int) -> dict[str, list[float]]:
+    return interleaved(_compiled_variants(network, sizes), rounds)
+
+
+def worker() -> ProcessPoolExecutor:
+    """One fresh process, set up like a run of eat-run with one thread, that stays for several calls."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), set_up)
+
+
+def plain_worker() -> ProcessPoolExecutor:
+    """The same with the memory allocator as it is."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def set_up() -> None:
+    """As eat-run does before it trains, with one thread."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+M_MMAP_THRESHOLD = -3  # malloc.h
+ALLOCATORS = {"freed memory returned": False, "freed memory kept": True}
+
+
+def memory(sizes: Sizes) -> list[Figure]:
+    """Peak memory of a step above what the process holds between steps, each measurement in a fresh process.
+
+    Twice: with an allocator that returns every freed tensor at once, which shows what the step needs, and with one that
+    keeps freed memory, as eat-run has it, which adds what lies unused between tensors.
+    """
+    if not Path("/proc/self/status").exists():
+        print("peak memory is skipped: it is read from Linux's /proc")
+        return []
+    context = multiprocessing.get_context("forkserver")  # without importing torch in each of them
+    context.set_forkserver_preload([__name__])
+    variants = {"plain": "", **SCOPES}
+    with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,), max_tasks_per_child=1) as fresh:
+        waiting = {
+            (network, allocator, name): [
+                fresh.submit(peak_bytes, network, scope, sizes, kept) for _ in range(sizes.memory_runs)
+            ]
+            for network in sizes.networks
+            for allocator, kept in ALLOCATORS.items()
+            for name, scope in variants.items()
+        }
+        peaks = {key: [future.result() for future in futures] for key, futures in waiting.items()}
+    found: list[Figure] = []
+    for network in sizes.networks:
+        for allocator in ALLOCATORS:
+            label, plain = label_of(network), peaks[network, allocator, "plain"]
+            for name in SCOPES:
+                values = ratios(peaks[network, allocator, name], plain)
+                goal = 1.25 if name == "all leaf modules" else None
+                found.append(figure(f"peak memory, penalty on {name} / plain, {allocator}", label, values, goal))
+            found.append(figure(f"peak memory, plain step, {allocator}", label, [p / 1e6 for p in plain], unit="MB"))
+    return found
+
+
+def peak_bytes(network: Network, scope: str, sizes: Sizes, keep_freed: bool, steps: int = 3) -> int:
+    """VmHWM during ``steps`` steps above VmRSS before them; after a first step, so that the code and what stays (the
+    momentum) are in memory already. scope: of the penalty; empty for none. keep_freed: memory, as eat-run does."""
+    if keep_freed:
+        keep_freed_memory()
+    elif platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 64 << 10)
+    t = training(network, sizes.image_size, sizes.batch)
+    with ExitStack() as stack:
+        step = partial(plain_step, t)
+        if scope:
+            step = partial(penalised_step, t, stack.enter_context(observer_of(t, scope)))
+        step()
+        t.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        before = _status_bytes("VmRSS")
+        with suppress(OSError):  # where it is not allowed, the peak so far is that of the first step
+            Path("/proc/self/clear_refs").write_text("5")
+        for _ in range(steps):
+            step()
+        return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+# --- threads -------------------------------------------------------------------------------------------------------
+
+
+def threads(sizes: Sizes) -> list[Figure]:
+    """Two trainings with one thread each at once, against one after the other with two threads each."""
+    network, steps = sizes.networks[0], sizes.thread_steps
+    with worker() as first, worker() as second:
+
+        def at_once() -> None:
+            for future in [w.submit(_steps, network, sizes, 1, steps) for w in (first, second)]:
+                future.result()
+
+        def one_after_the_other() -> None:
+            for w in (first, second):
+                w.submit(_steps, network, sizes, 2, steps).result()
+
+        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, max(sizes.rounds[0] // 2, 2))
+    values = ratios(seconds["at once"], seconds["in turn"])
+    return [figure("two runs of one thread at once / in turn with two threads", label_of(network), values)]
+
+
+def _steps(network: Network, sizes: Sizes, thread_count: int, steps: int) -> None:
+    torch.set_num_threads(thread_count)
+    step = _penalised(network, sizes)
+    for _ in range(steps):
+        step()
+
+
+@cache
+def _penalised(network: Network, sizes: Sizes) -> Callable[[], object]:
+    t = training(network, sizes.image_size, sizes.batch)
+    return partial(penalised_step, t, observer_of(t, "leaf_modules").__enter__())

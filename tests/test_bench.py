@@ -1,0 +1,201 @@
+"""The benchmark runs, at tiny sizes, and its baselines compute what ours computes. Nothing here looks at a clock."""
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from bench import baselines, figures, gpu  # noqa: E402
+from bench.data import data, random_images  # noqa: E402
+from bench.evaluation import metered  # noqa: E402
+from bench.sizes import TINY  # noqa: E402
+from bench.training import LAMBDA, SIGMA, compiled_step, observer_of, peak_bytes, penalised_step  # noqa: E402
+from eat_runner.config import DatasetConfig  # noqa: E402
+from eat_runner.data.batches import training_batches  # noqa: E402
+
+RESNET = ("resnet18", 2)
+
+
+def small_training():
+    return baselines.training(RESNET, 8, 4)
+
+
+def test_our_steps_and_the_two_pass_step_train_alike():
+    torch.set_num_threads(1)
+    penalties, weights = {}, {}
+    plain = small_training()
+    baselines.plain_step(plain)
+    for name in ("two passes", "in backward", "in the loss"):
+        t = small_training()
+        if name == "two passes":
+            penalties[name] = baselines.two_pass_step(t, SIGMA, LAMBDA)
+        else:
+            with observer_of(t, "leaf_modules", in_backward=name == "in backward") as observer:
+                step = penalised_step if observer.penalise else lambda t, o: compiled_step(t, t.model, o)
+                penalties[name] = step(t, observer)
+        weights[name] = torch.cat([p.detach().flatten() for p in t.model.parameters()])
+    without = torch.cat([p.detach().flatten() for p in plain.model.parameters()])
+    moved = (weights["two passes"] - without).norm()  # by the penalty
+    assert moved > 0
+    for name in ("in backward", "in the loss"):
+        assert penalties[name].item() == pytest.approx(penalties["two passes"].item(), rel=1e-5)
+        assert (weights[name] - weights["two passes"]).norm() < 1e-2 * moved
+
+
+def test_the_naive_surrogate_by_hand():
+    assert baselines.naive_surrogate(torch.tensor([0.0, 1.0, -3.0]), 1.0).item() == pytest.approx(0.5 + 0.9)
+
+
+def test_a_plain_step_by_hand():
+    t = small_training()
+    before = [p.detach().clone() for p in t.model.parameters()]
+    F.cross_entropy(small_training().model(t.x_nchw), t.labels)
+    baselines.plain_step(t)
+    for p, old in zip(t.model.parameters(), before, strict=True):
+        assert p.grad is not None
+        # the first step of SGD with momentum and weight decay
+        torch.testing.assert_close(p.detach(), old - 0.01 * (p.grad + 5e-4 * old))
+
+
+def test_the_listing_meter_counts_what_ours_counts():
+    t = small_training()
+    batches = [t.x_nchw, t.x_nchw.relu()]
+    for _ in range(2):  # statistics that are not those of a fresh network
+        t.model(t.x_nchw)
+    listed = baselines.listing_meter(t.model, batches, 2.0**-126)
+    ours = metered(t.model, batches).batches
+    assert len(ours) == len(listed) == 2
+    for totals, counted in zip(listed, ours, strict=True):
+        assert totals == baselines.Totals(
+            counted.input_elements,
+            counted.input_nonzeros_as_built,
+            counted.output_elements,
+            counted.output_nonzeros,
+            counted.parameter_elements,
+            counted.parameter_nonzeros,
+        )
+    assert listed[0].output_nonzeros < listed[0].output_elements
+
+
+def test_the_per_image_loader_yields_the_images_that_ours_yields():
+    images = random_images(10, 8)
+    config = DatasetConfig(image_size=8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    both = []
+    for batches in (
+        baselines.pil_loader(images.images_nhwc, images.labels, config, 4, mean, std),
+        training_batches(images, config, 5, mean, std, 0, 0, torch.device("cpu")),
+    ):
+        rows = torch.cat([torch.cat([x.flatten(1), y[:, None].float()], 1) for x, y in batches]).numpy()
+        both.append(rows)
+    assert both[0].shape == (8, 3 * 64 + 1)  # the last, smaller batch is dropped
+    assert both[1].shape == (10, 3 * 64 + 1)
+    for row in both[0]:
+        assert np.abs(both[1] - row).max(1).min() < 1e-5
+
+
+def test_the_per_image_loader_augments():
+    images = random_images(8, 8)
+    config = DatasetConfig(image_size=8, crop_padding=2, flip=True, rotation_degrees=10.0)
+    loaded = baselines.pil_loader(images.images_nhwc, images.labels, config, 8, (0.0,) * 3, (1.0,) * 3)
+    x, labels = next(loaded)
+    assert x.shape == (8, 3, 8, 8)
+    assert sorted(labels.tolist()) == list(range(8))
+    stored = torch.from_numpy(images.images_nhwc[labels.numpy()]).permute(0, 3, 1, 2) / 255
+    assert (x - stored).abs().flatten(1).amax(1).gt(0.1).all()
+
+
+def test_the_minimal_loop_is_plain_steps_over_consecutive_batches():
+    a, b = small_training(), small_training()
+    images, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
+    baselines.minimal_loop(a, images, labels, 2)
+    for first in (0, 4):
+        b.x_nchw, b.labels = images[first : first + 4], labels[first : first + 4]
+        baselines.plain_step(b)
+    for p, q in zip(a.model.parameters(), b.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_interleaved_calls_every_variant_equally_often():
+    calls = []
+    seconds = figures.interleaved({k: lambda k=k: calls.append(k) for k in "ab"}, rounds=3, calls=2)
+    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
+    assert {k: len(v) for k, v in seconds.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("values", "bound", "goal", "stretch", "verdict"),
+    [
+        ([1.06, 1.0, 1.2], figures.AT_MOST, 1.07, 1.05, "met"),
+        ([1.04, 1.0, 1.2], figures.AT_MOST, 1.07, 1.05, "stretch"),
+        ([1.08], figures.AT_MOST, 1.07, None, "missed"),
+        ([5.0], figures.AT_LEAST, 5, None, "met"),
+        ([4.9], figures.AT_LEAST, 5, None, "missed"),
+        ([4.9], figures.AT_MOST, None, None, ""),
+    ],
+)
+def test_verdict(values, bound, goal, stretch, verdict):
+    assert figures.figure("f", "n", values, goal, stretch, bound).verdict == verdict
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_peak_memory_grows_with_the_batch():
+    small, large = (peak_bytes(RESNET, "", replace(TINY, image_size=32, batch=n), keep_freed=False) for n in (2, 128))
+    assert large > small + 100 * 2 * 32 * 32 * 4  # the first layer's output alone, with room for noise
+
+
+def test_the_data_section_runs():
+    assert [row.bound for row in data(TINY)] == [figures.AT_LEAST, "", figures.AT_LEAST, ""]
+
+
+@pytest.mark.long
+def test_the_gpu_section_runs_on_the_cpu():
+    found = gpu.gpu(TINY, device="cpu")
+    assert {row.unit for row in found} == {"images/s", "ratio", "s"}  # no share of a peak that is unknown
+
+
+def bench(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        env={"PYTHONPATH": str(SCRIPTS), "OMP_NUM_THREADS": "1", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_command_line(tmp_path):
+    done = bench("--tiny", "--output", str(tmp_path), "training", "evaluation")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    goals = {(row["figure"], row["network"]): row["goal"] for row in rows if row["goal"]}
+    assert goals["training step, penalty on activation outputs / plain step (a)", "vgg11 width 2"] == "1.07"
+    assert all(float(row["min"]) <= float(row["median"]) <= float(row["max"]) for row in rows)
+    assert (tmp_path / "evaluation.csv").exists()
+    facts = (tmp_path / "machine.json").read_text()
+    assert '"command": "PYTHONPATH=scripts python -m bench --tiny' in facts
+    refused = bench("speed")
+    assert refused.returncode == 2
+    assert "no section speed" in refused.stderr
+
+
+@pytest.mark.long
+def test_the_slow_sections_run():
+    done = bench("--tiny", "memory", "threads", "compiled", "help", "report", "whole")
+    assert done.returncode == 0, done.stderr
+    for figure in (
+        "compiled step with the penalty",
+        "eat-run --help / ",
+        "eat-report on 8",
+        "eat-run without penalty /",
+    ):
+        assert figure in done.stdout
