@@ -199,10 +199,10 @@ def test_families_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0, model="vgg16"))
     families = [(run.model, run.lambda_, run.family) for run in collate_runs(tmp_path, PUBLISHED)]
     assert families == [
-        ("resnet18", 0.0, "digits · resnet18"),
-        ("resnet18", 1.0, "digits · resnet18"),
-        ("resnet18", 0.0, "digits · resnet18, trainer.epochs=3"),
-        ("vgg16", 0.0, "digits · vgg16"),
+        ("resnet18", 0.0, "digits · resnet18, width 16"),
+        ("resnet18", 1.0, "digits · resnet18, width 16"),
+        ("resnet18", 0.0, "digits · resnet18, width 16, trainer.epochs=3"),
+        ("vgg16", 0.0, "digits · vgg16, width 16"),
     ]
 
 

@@ -25,7 +25,7 @@ BROKEN = "broken"
 RANK = {"finished": 0, "diverged": 1, "interrupted": 2, "running": 3, "failed": 4, BROKEN: 5}
 # what an experiment varies within a family: everything else is the same for all of its points
 VARIED = frozenset({"penalty", "schedule", "lambda", "seed"})
-NAMED = frozenset({"dataset.name", "model.name", "model.arch"})
+NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 LONGEST_NAME = 200
 MAX_WORKERS, FOLDERS_PER_WORKER = 8, 1000
 
@@ -338,6 +338,8 @@ def _label_families(runs: Iterable[tuple[Run, Common]]) -> None:
     for common in sorted(families):
         first = families[common][0]
         name = f"{first.dataset} · {first.model}" if common else ""
+        if width := dict(common).get("model.width"):  # only there where it is not the standard network's
+            name = f"{name}, width {width}"
         label = ", ".join([name, *(f"{key}={value:.40}" for key, value in common if key in telling)])
         if label in taken:
             label = f"{label} ({digest(common)})"

@@ -1,0 +1,41 @@
+"""The README's numbers are those of the result files that it names."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "results" / "gtsrb-slim"
+
+
+def setting_rows(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {f"{float(row['lambda']):g}": row for row in csv.DictReader(file)}
+
+
+def percent(row: dict[str, str], key: str) -> str:
+    return f"{100 * float(row[key]):.1f}"
+
+
+def test_the_gtsrb_table_is_that_of_the_result_files():
+    number = r"([\d.]+)"
+    rows = re.findall(rf"^\| {number} \| {number} ± {number} " + rf"\| {number} " * 4 + r"\|$", README, re.M)
+    published = setting_rows(RESULTS / "pareto.csv")
+    fused = {name: setting_rows(RESULTS / name / "pareto.csv") for name in ("fused_45nm", "fused_7nm_int8")}
+    assert [row[0] for row in rows] == sorted(published, key=float)
+    for lambda_, accuracy, deviation, ratio, *decreases in rows:
+        row = published[lambda_]
+        assert (accuracy, deviation) == (percent(row, "accuracy"), percent(row, "accuracy_std"))
+        assert ratio == f"{float(row['energy_ratio']):.3f}"
+        found = [row, fused["fused_45nm"][lambda_], fused["fused_7nm_int8"][lambda_]]
+        for decrease, priced in zip(decreases, found, strict=True):
+            assert float(decrease) == pytest.approx(float(priced["energy_decrease_percent"]), abs=0.051)
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
