@@ -92,7 +92,7 @@ def test_twenty_kills_half_of_them_at_random_moments(place: Path, whole: dict[st
     raise AssertionError(f"too few kills found the run alive: {hits}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_asked_to_stop_writes_a_checkpoint_and_goes_on_to_the_same_bits(
     number: signal.Signals, place: Path, whole: dict[str, Any]
 ) -> None:
@@ -120,6 +120,7 @@ def stop_while_writing(name: str, numbers: list[int]) -> None:
     records.write_atomically = stops
 
 
+@pytest.mark.long
 def test_a_signal_at_the_very_end_of_a_run_stops_the_sweep(place: Path, whole_sweep: dict[str, Any]) -> None:
     folder = place / "at_the_end"
     assert finish(folder, SWEEP, partial(stop_while_writing, "record.json", [signal.SIGTERM])) == 75
@@ -129,6 +130,7 @@ def test_a_signal_at_the_very_end_of_a_run_stops_the_sweep(place: Path, whole_sw
     assert outcomes(folder) == whole_sweep
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_stops_at_once(place: Path, whole: dict[str, Any]) -> None:
     folder = place / "twice"
     assert finish(folder, RUN, partial(stop_while_writing, "history.csv", [signal.SIGINT, signal.SIGINT])) == 75
@@ -170,6 +172,7 @@ def test_a_sweep_killed_at_random_moments_ends_complete(place: Path, whole_sweep
     assert outcomes(folder) == whole_sweep
 
 
+@pytest.mark.long
 def test_another_configuration_gets_another_folder(place: Path, whole: dict[str, Any]) -> None:
     folder = place / "changed"
     assert finish(folder, RUN) == 0
@@ -210,6 +213,7 @@ def test_a_run_out_of_memory_fails_alone_and_only_it_is_repeated(place: Path) ->
     assert not failed.traceback.exists()
 
 
+@pytest.mark.long
 def test_on_error_stop_starts_nothing_after_a_failure(place: Path) -> None:
     folder = place / "stop"
     assert finish(folder, f"{TOO_MUCH} on_error=stop", little_memory) == 1
