@@ -65,7 +65,7 @@ def training(
 def plain_step(t: Training, forward: Callable[[Tensor], Tensor] | None = None) -> None:
     """(a) Forward, backward, step. forward: the compiled network, if it is to be used."""
     with t.autocast():
-        loss = F.cross_entropy((forward or t.model)(t.x_nchw), t.labels)
+        loss = F.cross_entropy((t.model if forward is None else forward)(t.x_nchw), t.labels)
     t.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     t.optimizer.step()
