@@ -1,6 +1,8 @@
 """An experiment, on one page: build the parts, train, measure, and return the record."""
 
 import hashlib
+import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from eat_runner.penalties import PENALTIES
 from eat_runner.progress import ProgressBar
 from eat_runner.records import FINAL, RunFolder, RunRecord, write_atomically
 from eat_runner.schedules import SCHEDULES
-from eat_runner.training import Evaluation, Trainer, pack, unpack
+from eat_runner.training import Evaluation, Trainer, is_compiled, pack, unpack
 
 EXIT_CONTINUE_ME = 75
 
@@ -64,6 +66,11 @@ def prepare(config: ExperimentConfig) -> Experiment:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     network = models.build(config.model, dataset.image_size, dataset.channels, len(dataset.class_names))
+    if device.type == "cpu" and is_compiled(config.trainer, len(dataset.train)) and not _has_cpp_compiler():
+        raise UserError(
+            f"trainer.compile={config.trainer.compile} compiles this training, and there is no C++ compiler: install "
+            "g++, or set trainer.compile=off"
+        )
     messages = list(network.messages)
     init_hash = None
     if config.init is not None:
@@ -313,6 +320,10 @@ def _failed(experiment: Experiment, error: Exception) -> RunRecord:
         with suppress(OSError):  # an older record, such as interrupted, would tell something else
             folder.record.unlink(missing_ok=True)
     return record
+
+
+def _has_cpp_compiler() -> bool:
+    return any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++", "cl"])))
 
 
 def _device(name: str) -> torch.device:

@@ -301,10 +301,8 @@ class Trainer:
 
     @property
     def compiled(self) -> bool:
-        """Whether torch.compile is used; ``auto`` decides by the planned number of steps alone."""
-        settings = self.config.trainer
-        planned = settings.epochs * self.steps
-        return settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS)
+        """Whether torch.compile is used."""
+        return is_compiled(self.config.trainer, len(self.dataset.train))
 
     def _observing(self) -> AbstractContextManager[Observer | None]:
         if not self._penalised:
@@ -318,6 +316,12 @@ class Trainer:
             text += f"  penalty {penalty:.3f}"
         fired = next((row.firing_rate for row in reversed(self.history) if row.firing_rate is not None), None)
         return text + (f"  firing {fired:.3f}" if fired is not None else "")
+
+
+def is_compiled(settings: TrainerConfig, images: int) -> bool:
+    """Whether training on so many images uses torch.compile; ``auto`` decides by the planned number of steps alone."""
+    planned = settings.epochs * steps_per_epoch(images, settings.batch_size)
+    return settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS)
 
 
 def _lr_schedule(
