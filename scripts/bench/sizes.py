@@ -17,7 +17,7 @@ class Sizes:
     image_size: int = 32
     batch: int = 64
     rounds: tuple[int, ...] = (15, 5)
-    metered_batches: tuple[int, ...] = (10, 3)
+    metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: int = 2
     augmented: int = 1024
     per_class: int = 1111
