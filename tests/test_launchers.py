@@ -1,0 +1,95 @@
+"""hydra/launcher=joblib: several runs at once on one machine. hydra/launcher=slurm: test_slurm.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from processes import PATIENCE_S, appears, command_line, finish, outcomes, output, results, run_folders
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not find_spec("joblib"), reason="the extra joblib is not there"),
+]
+SWEEP = "-m lambda=0,1 seed=0,1"
+JOBLIB = "hydra/launcher=joblib hydra.launcher.n_jobs=2"
+
+
+def start(folder: Path, arguments: str) -> "subprocess.Popen[str]":
+    """``eat-run ARGUMENTS`` as the leader of a session of its own."""
+    folder.mkdir()
+    return subprocess.Popen(
+        [sys.executable, "-m", "eat_runner.cli.run", *command_line(folder, arguments.split())],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def test_runs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path) -> None:
+    """With two threads each, as the configuration says, whatever joblib would give them: another number of threads
+    gives other last bits."""
+    sweep = "-m lambda=0,1 trainer.epochs=1 threads=2"
+    assert finish(tmp_path / "basic", sweep) == 0, output(tmp_path / "basic")
+    process = start(tmp_path / "joblib", f"{sweep} {JOBLIB}")
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, text
+    assert [run.read_record().threads for run in run_folders(tmp_path / "joblib")] == [2] * 2
+    assert outcomes(tmp_path / "joblib") == outcomes(tmp_path / "basic")
+    assert (results(tmp_path / "joblib") / "summary.csv").read_text().count("finished") == 2
+    assert not session(process.pid)
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the command", "Ctrl-C to all"])
+def test_a_stopped_sweep_leaves_no_process_and_continues(tmp_path: Path, to_all: bool) -> None:
+    sweep = f"{SWEEP} trainer.epochs=12"
+    process = start(tmp_path / "joblib", f"{sweep} {JOBLIB}")
+    begun = appears(tmp_path / "joblib", "results/default/*/checkpoint.pt")
+    while not begun():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT if to_all else signal.SIGTERM)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 75, text
+    assert text.endswith("eat-run: stopped: the same command continues\n")
+    end = time.monotonic() + 20
+    while session(process.pid):
+        assert time.monotonic() < end, f"still there: {session(process.pid)}"
+        time.sleep(0.1)
+    assert finish(tmp_path / "joblib", sweep) == 0
+    assert finish(tmp_path / "basic", sweep) == 0
+    assert outcomes(tmp_path / "joblib") == outcomes(tmp_path / "basic")
+
+
+def test_a_killed_worker_is_told_and_its_run_continues(tmp_path: Path) -> None:
+    sweep = f"{SWEEP} trainer.epochs=12"
+    process = start(tmp_path / "joblib", f"{sweep} {JOBLIB}")
+    begun = appears(tmp_path / "joblib", "results/default/*/checkpoint.pt")
+    while not begun():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    worker = max(pid for pid in session(process.pid) if b"loky" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(worker, signal.SIGKILL)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode in {1, 75}, text
+    assert finish(tmp_path / "joblib", sweep) == 0
+    assert (results(tmp_path / "joblib") / "summary.csv").read_text().count("finished") == 4
