@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PROGRAM = "eat-run"
 RUN_FAILED = 1
 CONTINUE_ME = 75
+SECONDS_BETWEEN_LOOKS = 10  # at a cluster's queue
 
 _elsewhere: list[ExperimentConfig] = []  # jobs of this process whose run another process had
 
@@ -261,8 +262,9 @@ def _wait_for_the_others() -> None:
     from submitit.slurm.slurm import SlurmJob
 
     jobs, watcher = list(SlurmJob.watcher._registered), SlurmJob.watcher  # pyright: ignore[reportPrivateUsage]
-    while not all(watcher.is_done(job) for job in jobs):
-        time.sleep(1)
+    while not all(watcher.is_done(job, mode="cache") for job in jobs):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        watcher.update()
 
 
 if __name__ == "__main__":
