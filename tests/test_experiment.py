@@ -103,6 +103,17 @@ def test_same_seed_same_bits_other_seed_other_bits(config):
     assert not same(first.model.state_dict(), other.model.state_dict())
 
 
+def test_bf16_is_another_precision_of_the_same_training(config):
+    rows = []
+    for precision in ("fp32", "bf16"):
+        settings = replace(config.trainer, precision=precision, epochs=1)
+        rows.append(train(trainer_of(replace(config, trainer=settings, schedule=ScheduleConfig()))).history[0])
+    single, half = rows
+    assert half.cross_entropy != single.cross_entropy
+    assert half.cross_entropy == pytest.approx(single.cross_entropy, rel=0.02)  # bf16 keeps 8 bits
+    assert half.penalty == pytest.approx(single.penalty, rel=0.02)
+
+
 @pytest.mark.parametrize("lr_schedule", ["exponential", "onecycle", "cosine", "constant"])
 def test_a_trainer_resumes_to_the_bit_from_any_step(config, lr_schedule):
     config = replace(config, trainer=replace(config.trainer, lr_schedule=lr_schedule))
