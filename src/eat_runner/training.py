@@ -98,7 +98,8 @@ class Trainer:
         self.lr_schedule = _lr_schedule(self.optimizer, settings, self.steps)
         self.epoch = 0  # of these, finished
         self.step = 0  # of these, done in the epoch that is under way
-        self.sums = torch.zeros(3, device=device, dtype=torch.float64)  # cross-entropy, penalty, correct answers
+        exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self.sums = torch.zeros(3, device=device, dtype=exact)  # cross-entropy, penalty, correct answers
         self.history: list[EpochRow] = []
         self.seconds = 0.0
 
