@@ -261,7 +261,10 @@ def _wait_for_the_others() -> None:
     """Until the cluster has ended all jobs: Hydra's launcher turns away from them once one has vanished."""
     from submitit.slurm.slurm import SlurmJob
 
-    jobs, watcher = list(SlurmJob.watcher._registered), SlurmJob.watcher  # pyright: ignore[reportPrivateUsage]
+    watcher = SlurmJob.watcher
+    known = watcher._registered  # pyright: ignore[reportPrivateUsage]
+    # 7 besides 7_0, 7_1 … is their array, of which the cluster reports nothing
+    jobs = [job for job in known if not any(other.startswith(f"{job}_") for other in known)]
     while not all(watcher.is_done(job, mode="cache") for job in jobs):
         time.sleep(SECONDS_BETWEEN_LOOKS)
         watcher.update()
