@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,34 @@ def kill_when(process: ForkServerProcess, happened: Callable[[], bool], number: 
         assert process.pid is not None
         os.kill(process.pid, number)
     return ended(process)
+
+
+def pause_after(name: str) -> None:
+    """Stop the process as a SIGSTOP does once that file is written for the first time."""
+    from eat_runner import experiment, records
+
+    def pauses(path: Path, data: bytes) -> None:
+        write(path, data)
+        if path.name == name:
+            records.write_atomically = experiment.write_atomically = write
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    write = records.write_atomically
+    records.write_atomically = experiment.write_atomically = pauses
+
+
+@contextmanager
+def paused(process: ForkServerProcess) -> Iterator[None]:
+    """Wait until the process has stopped; it goes on after the block, if it is still there."""
+    assert process.pid is not None
+    stat = Path(f"/proc/{process.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "T":
+        assert process.is_alive()
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
 
 
 def results(folder: Path) -> Path:

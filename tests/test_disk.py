@@ -1,14 +1,11 @@
 """Disks that are full or read-only, folders that vanish, files that are damaged: a clear line, and nothing is lost."""
 
-import os
 import random
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,20 @@ from eat_runner.cli.report import command as report
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
 from eat_runner.training import pack, unpack
-from processes import appears, eat_run, ended, finish, kill_when, outcomes, output, results, run_folders, stamp
+from processes import (
+    appears,
+    eat_run,
+    ended,
+    finish,
+    kill_when,
+    outcomes,
+    output,
+    pause_after,
+    paused,
+    results,
+    run_folders,
+    stamp,
+)
 
 RUN = "lambda=1 trainer.epochs=3"
 SWEEP = "-m lambda=0,1 trainer.epochs=2"
@@ -133,33 +143,6 @@ def test_a_read_only_results_folder_is_refused_and_can_still_be_reported(
     assert (folder / "report" / "summary.csv").read_text().count("finished") == 1
     with pytest.raises(OSError, match="Read-only"):
         report([str(results(folder))])
-
-
-def pause_after(name: str) -> None:
-    """Stop the process as a SIGSTOP does once that file is written for the first time."""
-    from eat_runner import experiment, records
-
-    def pauses(path: Path, data: bytes) -> None:
-        write(path, data)
-        if path.name == name:
-            records.write_atomically = experiment.write_atomically = write
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    write = records.write_atomically
-    records.write_atomically = experiment.write_atomically = pauses
-
-
-@contextmanager
-def paused(process: ForkServerProcess) -> Iterator[None]:
-    """Wait until the process has stopped; it goes on after the block."""
-    assert process.pid is not None
-    stat = Path(f"/proc/{process.pid}/stat")
-    while stat.read_text().rpartition(")")[2].split()[0] != "T":
-        assert process.is_alive()
-    try:
-        yield
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
 
 
 def test_a_results_folder_removed_during_a_run(place: Path, whole_sweep: dict[str, Any]) -> None:
