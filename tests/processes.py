@@ -115,6 +115,7 @@ def paused(process: ForkServerProcess) -> Iterator[None]:
     stat = Path(f"/proc/{process.pid}/stat")
     while stat.read_text().rpartition(")")[2].split()[0] != "T":
         assert process.is_alive()
+        time.sleep(0.005)
     try:
         yield
     finally:

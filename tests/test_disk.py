@@ -145,6 +145,7 @@ def test_a_read_only_results_folder_is_refused_and_can_still_be_reported(
         report([str(results(folder))])
 
 
+@pytest.mark.long
 def test_a_results_folder_removed_during_a_run(place: Path, whole_sweep: dict[str, Any]) -> None:
     folder = place / "removed"
     process = eat_run(folder, SWEEP, partial(pause_after, "checkpoint.pt"))
@@ -249,7 +250,8 @@ def newer(data: bytes) -> bytes:
     return data.replace(b'"format": 1', b'"format": 2')
 
 
-@pytest.mark.parametrize("damage", [truncated, *(pytest.param(d, marks=pytest.mark.long) for d in (flipped, newer))])
+@pytest.mark.long
+@pytest.mark.parametrize("damage", [truncated, flipped, newer])
 def test_a_damaged_or_newer_record_is_refused_kept_and_keeps_nobody_else_from_running(
     place: Path, whole_sweep: dict[str, Any], damage: Callable[[bytes], bytes]
 ) -> None:

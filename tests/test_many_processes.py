@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import signal
+import time
 import warnings
 from collections import Counter
 from functools import partial
@@ -36,6 +37,7 @@ def assert_complete(folder: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".pt"))]
 
 
+@pytest.mark.long
 def test_four_processes_share_a_sweep_and_one_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     processes = [eat_run(folder, SWEEP) for _ in range(4)]
@@ -61,6 +63,7 @@ def test_the_run_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
         begun = appears(folder, "results/default/*/record.json")
         while not begun():
             assert second.is_alive(), output(folder)
+            time.sleep(0.005)
         first.kill()
     assert ended(first) == -signal.SIGKILL
     assert ended(second) == 0, output(folder)
