@@ -19,7 +19,7 @@ from eat_runner.records import RunFolder
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["eat_runner.experiment", "eat_runner.report", "eat_runner.cli.run", "sklearn.datasets"])
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 OUTPUT = "output.txt"
 # of a record; the commit may change while somebody works on the source
 UNTIMED = {"timings", "checksum", "git_commit"}

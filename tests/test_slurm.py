@@ -65,6 +65,13 @@ scontrol show job -o | sed -nE \
   -e 's/^JobId=[0-9]+ ArrayJobId=([0-9]+) ArrayTaskId=([0-9]+) .*JobState=([A-Z_]+) .*/\1_\2|\3|/p' \
   -e 's/^JobId=([0-9]+) JobName=.*JobState=([A-Z_]+) .*/\1|\2|/p'
 """
+# submitit asks the cluster less and less often, after minutes every few minutes
+COMMAND = """
+from submitit.slurm.slurm import SlurmJob
+from eat_runner.cli.run import main
+SlurmJob.watcher._delay_s = 3
+main()
+"""
 
 
 def free_ports(number: int) -> list[int]:
@@ -132,7 +139,7 @@ def start(folder: Path, environment: Environment, arguments: str) -> "subprocess
     folder.mkdir(exist_ok=True)
     line = [*arguments.split(), "hydra/launcher=slurm", "hydra.launcher.timeout_min=60"]
     return subprocess.Popen(
-        [sys.executable, "-m", "eat_runner.cli.run", *command_line(folder, line)],
+        [sys.executable, "-c", COMMAND, *command_line(folder, line)],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -185,7 +192,7 @@ def test_a_sweep_on_slurm_is_the_sweep_of_one_machine(cluster: Environment, tmp_
 
 def test_killed_preempted_and_timed_out_jobs(cluster: Environment, tmp_path: Path) -> None:
     """Seed 0 is killed, seed 1 gets the signal that SLURM sends before a time limit, seed 2 is preempted."""
-    sweep = "-m lambda=1 seed=0,1,2 trainer.epochs=200"
+    sweep = "-m lambda=1 seed=0,1,2 trainer.epochs=150"
     folder = tmp_path / "slurm"
     process = start(folder, cluster, sweep)
     for seed in range(3):
