@@ -91,7 +91,8 @@ def test_training_is_sgd_on_cross_entropy_plus_lambda_times_the_penalty(config):
                 p.sub_(config.trainer.lr * v)
     row = trainer.history[0]
     assert row.cross_entropy == pytest.approx(sum(c for c, _ in losses) / len(losses), rel=1e-4)
-    assert row.penalty == pytest.approx(sum(p for _, p in losses) / len(losses), rel=1e-4)
+    taken = [p for _, p in losses[::10]]  # the value of every tenth step is recorded
+    assert row.penalty == pytest.approx(sum(taken) / len(taken), rel=1e-4)
     for ours, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
 

@@ -197,3 +197,47 @@ def test_a_compiled_network_is_observed():
         torch.compile(model, backend="eager")(x)
         penalty = observer.collect(4, 1)
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_an_activation_that_another_overwrites_is_still_penalised_as_it_was():
+    """Where only activations are penalised they run in place, as built: the first output is gone after the pass."""
+    torch.manual_seed(0)
+    linear = nn.Linear(3, 50).double()
+    model = nn.Sequential(linear, nn.SiLU(), nn.Hardtanh(0.1, 0.4, inplace=True))
+    x = torch.randn(4, 3, dtype=torch.float64)
+
+    def both():
+        smooth = F.silu(linear(x))
+        return smooth, F.hardtanh(smooth, 0.1, 0.4)
+
+    expected = sum((y * y / (y * y + 1e-2)).mean() for y in both()) / 2
+    (both()[1].sum() + 3.0 * expected).backward()
+    gradient = linear.weight.grad.clone()
+    config = PenaltyConfig(sigma=1e-2, scope="activations")
+    for in_backward in (False, True):
+        linear.weight.grad = None
+        with Observer(model, config, x, in_backward) as observer:
+            loss = model(x).sum()
+            if in_backward:
+                observer.weigh(3.0, 4, 1)
+                loss.backward()
+                value = observer.value()
+            else:
+                value = observer.collect(4, 1)
+                (loss + 3.0 * value).backward()
+        assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+        torch.testing.assert_close(linear.weight.grad, gradient, rtol=1e-9, atol=1e-14)
+
+
+def test_the_value_is_left_out_where_it_is_not_wanted():
+    model, x = integer_network()
+    gradients = []
+    for wanted in (True, False):
+        model.zero_grad()
+        with Observer(model, PenaltyConfig(sigma=1e-1), x, in_backward=True) as observer:
+            loss = model(x).sum()
+            observer.weigh(1.0, 4, 1, value=wanted)
+            loss.backward()
+            assert (observer.value() is not None) == wanted
+        gradients.append(model[0].weight.grad.clone())
+    assert torch.equal(*gradients)

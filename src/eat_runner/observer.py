@@ -34,15 +34,17 @@ class Observer:
                 f"penalty.scope={config.scope} matches nothing in this network: use penalty.scope=leaf_modules"
             )
         self.functional = any(call.module is None for call in matched)
-        self.copied = overwritten_calls(model, example, self.functional)
+        self.inputs_kept = config.scope != "activations"  # what activations overwrite is in no other scope
+        self.copied = overwritten_calls(model, example, self.functional, self.inputs_kept)
         self.sums: list[Tensor] = []
         self.elements: list[int] = []
         self.weights: list[float] = []
         self.scale = 1.0
+        self.wants_value = True
         self.attached = ExitStack()
 
     def __enter__(self) -> "Observer":
-        self.attached.enter_context(tap(self.model, self._observe, self.functional))
+        self.attached.enter_context(tap(self.model, self._observe, self.functional, self.inputs_kept))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -57,16 +59,16 @@ class Observer:
         self.sums, self.elements = [], []
         return normalise(sums, elements, images, parameters, self.config.normalisation)
 
-    def weigh(self, lambda_: float, images: int, parameters: int) -> None:
-        """Fix what backward will add: lambda_ times the penalty of the pass that was just made."""
+    def weigh(self, lambda_: float, images: int, parameters: int, value: bool = True) -> None:
+        """Fix what backward will add: lambda_ times the penalty of the pass that was just made. value: whether the
+        penalty itself is wanted too; without it, backward is faster."""
         self.weights = weights(self.elements, images, parameters, self.config.normalisation)
-        self.scale = lambda_
+        self.scale, self.wants_value = lambda_, value
 
-    def value(self) -> Tensor:
-        """The penalty of the pass whose backward just ended, detached; forgets the pass."""
-        value = torch.stack([s * w for s, w in zip(self.sums, self.weights, strict=True)]).sum()
-        self.sums, self.elements = [], []
-        return value
+    def value(self) -> Tensor | None:
+        """The penalty of the pass whose backward just ended, detached, if it was wanted; forgets the pass."""
+        sums, self.sums, self.elements = self.sums, [], []
+        return torch.stack([s * w for s, w in zip(sums, self.weights, strict=True)]).sum() if self.wants_value else None
 
     def _observe(self, call: Call) -> None:
         if torch.is_grad_enabled() and self._in_scope(call):
@@ -82,10 +84,12 @@ class Observer:
         k = len(self.sums)
         self.sums.append(output.new_zeros(()))
 
-        def store(value: Tensor) -> None:
-            self.sums[k] = value
+        def weight(values: Tensor) -> float:
+            if self.wants_value:
+                self.sums[k] = self.surrogate(values, self.config.sigma)
+            return self.scale * self.weights[k]
 
-        self.penalise(output, self.config.sigma, lambda: self.scale * self.weights[k], store, kept)
+        self.penalise(output, self.config.sigma, weight, kept)
 
     def _in_scope(self, call: Call) -> bool:
         if self.config.scope == "activations":

@@ -76,18 +76,17 @@ def penalty(activations: Iterable[Tensor], images: int, parameters: int, config:
     return normalise(sums, [x.numel() for x in kept], images, parameters, config.normalisation)
 
 
-def l0_in_backward(
-    x: Tensor, sigma: float, weight: Callable[[], float], report: Callable[[Tensor], None], values: Tensor | None = None
-) -> None:
+def l0_in_backward(x: Tensor, sigma: float, weight: Callable[[Tensor], float], values: Tensor | None = None) -> None:
     """Penalise x while the gradient of the loss flows by: the fast way to train with ``l0_surrogate``.
 
-    When backward reaches x, weight() times the surrogate's gradient is added to the gradient that arrives there, and
-    report() gets the surrogate's value (a scalar, detached). So the forward pass costs nothing, and one pass in
-    backward does what otherwise takes three (value, gradient, addition); the numbers are those of adding
-    weight * l0_surrogate(x, sigma) to the loss. That needs a loss that depends on x, and eager mode.
+    When backward reaches x, weight(values of x) times the surrogate's gradient is added to the gradient that arrives
+    there. So the forward pass costs nothing, and one pass in backward does what otherwise takes three (value, gradient,
+    addition); the gradients are those of adding weight * l0_surrogate(x, sigma) to the loss. That needs a loss that
+    depends on x, and eager mode.
 
-    x: must require grad; nothing but its values is kept, and only until backward has used them. weight: may depend on
-    what is known after the forward pass only. values: a copy of x, where a later operation overwrites x in place.
+    x: must require grad; nothing but its values is kept, and only until backward has used them. weight: called in
+    backward, so that it may depend on what is known after the forward pass only, and may look at the values.
+    values: a copy of x, where a later operation overwrites x in place.
     """
     kept = [x.detach() if values is None else values.detach()]
     version = kept[0]._version
@@ -95,9 +94,7 @@ def l0_in_backward(
     def add_gradient(gradient: Tensor) -> Tensor:
         held = kept.pop()
         assert held._version == version, "a penalised activation was overwritten before backward"
-        changed, value = _add_gradient(gradient, held, sigma, weight())
-        report(value)
-        return changed
+        return _add_gradient(gradient, held, sigma, weight(held))
 
     x.register_hook(add_gradient)
 
@@ -107,7 +104,7 @@ IN_BACKWARD = {"l0": l0_in_backward}
 
 
 class _L0Surrogate(torch.autograd.Function):
-    """Saves x alone. With small = 1 / (1 + x^2 / sigma): forward n - sum small, backward (2 / sigma) x small^2."""
+    """Saves x alone. With d = 1 + x^2 / sigma: forward n - sum 1 / d, backward (2 / sigma) x / d^2."""
 
     @staticmethod
     def forward(x: Tensor, sigma: float) -> Tensor:
@@ -128,34 +125,30 @@ class _L0Surrogate(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if not _blockwise(x):
             scale = grad_outputs[0] * (2.0 / ctx.sigma)
-            return (_denominator(x, ctx.sigma).reciprocal_().square_() * x * scale).to(x.dtype), None
+            return (x / _denominator(x, ctx.sigma).square_() * scale).to(x.dtype), None
         x = _dense(x)
         gradient = torch.empty_like(x)
-        scale = grad_outputs[0].item() * 2.0 / ctx.sigma
-        zero = torch.zeros((), dtype=_wide(x))
+        weight = grad_outputs[0].item()
+        if weight == 0.0:
+            return gradient.zero_(), None
         for scratch, block, out in _blocks(x, gradient):
-            small = _denominator(block, ctx.sigma, scratch).reciprocal_()
-            torch.addcmul(zero, small.square_(), block, value=scale, out=out)
+            torch.div(block, _divisor(block, ctx.sigma, weight, scratch), out=out)
         return gradient, None
 
 
-def _add_gradient(gradient: Tensor, x: Tensor, sigma: float, weight: float) -> tuple[Tensor, Tensor]:
-    """(gradient + weight * the surrogate's gradient at x, the surrogate's value)."""
-    scale = 2.0 * weight / sigma
+def _add_gradient(gradient: Tensor, x: Tensor, sigma: float, weight: float) -> Tensor:
+    """gradient + weight * the surrogate's gradient at x, as a new tensor: others may hold the one that arrived."""
+    if weight == 0.0:
+        return gradient
     if not _blockwise(x):
-        small = _denominator(x, sigma).reciprocal_()
-        value = x.numel() - small.sum()
-        return torch.addcmul(gradient, small.square_(), x, value=scale).to(gradient.dtype), value
+        return torch.addcdiv(gradient, x, _divisor(x, sigma, weight)).to(gradient.dtype)
     x = _dense(x)
     changed = torch.empty_like(x)
     if gradient.stride() != x.stride():
         gradient = torch.empty_like(x).copy_(gradient)
-    zeros = 0.0
     for scratch, block, before, after in _blocks(x, gradient, changed):
-        small = _denominator(block, sigma, scratch).reciprocal_()
-        zeros += small.sum().item()
-        torch.addcmul(before, small.square_(), block, value=scale, out=after)
-    return changed, torch.tensor(x.numel() - zeros, dtype=_wide(x))
+        torch.addcdiv(before, block, _divisor(block, sigma, weight, scratch), out=after)
+    return changed
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -166,6 +159,18 @@ def _denominator(x: Tensor, sigma: float, out: Tensor | None = None) -> Tensor:
     """1 + x^2 / sigma: at least 1, so that dividing by it is safe; infinite, with quotient 0, for huge x."""
     x = x.to(_wide(x))
     return torch.addcmul(x.new_ones(()), x, x, value=1.0 / sigma, out=out)
+
+
+def _divisor(x: Tensor, sigma: float, weight: float, out: Tensor | None = None) -> Tensor:
+    """What x is divided by to get weight times the surrogate's gradient: sigma (1 + x^2 / sigma)^2 / (2 weight).
+
+    weight: not 0. It is in the divisor and not before x, which may be as large as a float can be.
+    """
+    scale = 2.0 * weight / sigma
+    root = abs(scale) ** -0.5
+    x = x.to(_wide(x))
+    d = torch.addcmul(x.new_full((), root), x, x, value=root / sigma, out=out)
+    return d.square_() if weight > 0.0 else d.mul_(-d)
 
 
 def _blockwise(x: Tensor) -> bool:

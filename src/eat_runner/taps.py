@@ -84,15 +84,17 @@ def out_of_place(model: nn.Module) -> Generator[frozenset[nn.Module]]:
 
 
 @contextmanager
-def tap(model: nn.Module, listener: Listener, functional: bool = True) -> Generator[None]:
+def tap(model: nn.Module, listener: Listener, functional: bool = True, inputs_kept: bool = True) -> Generator[None]:
     """Report every call of ``model`` to ``listener`` while the block runs; nothing stays attached afterwards.
 
     functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
     returns no tensor is left out; an operation that returns several (``chunk``) is one call for each. Each forward pass
-    counts from index 0.
+    counts from index 0. inputs_kept: in-place activations work out of place, so that their inputs can be looked at;
+    without it they run as they were built, and a call's inputs may be overwritten already.
     """
     with ExitStack() as stack:
-        recorder = _Recorder(listener, stack.enter_context(out_of_place(model)), trace=functional)
+        in_place = stack.enter_context(out_of_place(model)) if inputs_kept else frozenset[nn.Module]()
+        recorder = _Recorder(listener, in_place, trace=functional, inputs_kept=inputs_kept)
         stack.callback(model.register_forward_pre_hook(recorder.start, prepend=True).remove)
         for name, module in model.named_modules():
             if not any(module.children()):
@@ -108,17 +110,18 @@ def tap(model: nn.Module, listener: Listener, functional: bool = True) -> Genera
         yield
 
 
-def overwritten_calls(model: nn.Module, x: Tensor, functional: bool = True) -> frozenset[int]:
+def overwritten_calls(model: nn.Module, x: Tensor, functional: bool = True, inputs_kept: bool = True) -> frozenset[int]:
     """Indices of the calls whose output a later operation of the same pass overwrites: to keep it, copy it.
 
-    x: an example batch. The pass runs in eval mode without gradients; the network is left as it was.
+    x: an example batch; the others as for ``tap``. The pass runs in eval mode without gradients; the network is left as
+    it was.
     """
     kept: list[tuple[int, Tensor, int]] = []
 
     def keep(call: Call) -> None:
         kept.append((call.index, call.output, call.output._version))
 
-    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional):
+    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional, inputs_kept):
         model(x)
     return frozenset(index for index, output, version in kept if output._version != version)
 
@@ -143,8 +146,9 @@ def tensors_in(values: Any) -> tuple[Tensor, ...]:
 class _Recorder:
     """Turns hooks into calls, and knows where in the network the forward pass is."""
 
-    def __init__(self, listener: Listener, built_in_place: frozenset[nn.Module], trace: bool):
+    def __init__(self, listener: Listener, built_in_place: frozenset[nn.Module], trace: bool, inputs_kept: bool):
         self.listener = listener
+        self.inputs_kept = inputs_kept
         self.built_in_place = built_in_place
         self.trace = trace
         self.next_index = 0
@@ -224,7 +228,7 @@ class _FunctionalCalls(TorchFunctionMode):
         if recorder.in_leaf or not recorder.path:
             return func(*args, **kwargs)
         inplace = kwargs.get("inplace") is True
-        if inplace:  # so that the input can still be looked at
+        if inplace and recorder.inputs_kept:
             kwargs = kwargs | {"inplace": False}
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):

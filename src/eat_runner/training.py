@@ -33,6 +33,7 @@ from eat_runner.observer import Observer
 from eat_runner.schedules import lambda_at
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
+STEPS_BETWEEN_PENALTIES = 10  # whose value is taken for the record; its gradient is added in every step
 MONITORED_WITHOUT_SPLIT = 1000  # training images that stand in for a validation split in the firing rate
 PUBLISHED = PublishedHardware()
 COMPILE_FROM_STEPS = 10_000  # compile=auto: fewer steps than this do not pay for the compilation
@@ -40,8 +41,9 @@ COMPILE_FROM_STEPS = 10_000  # compile=auto: fewer steps than this do not pay fo
 
 @dataclass
 class EpochRow:
-    """One row of history.csv. Training figures are means over the epoch's (augmented) batches; validation figures are
-    None where there was no evaluation. energy_ratio: ``published``, on the validation split. seconds: of training."""
+    """One row of history.csv. Training figures are means over the epoch's (augmented) batches, ``penalty`` over every
+    tenth; validation figures are None where there was no evaluation. energy_ratio: ``published``, on the validation
+    split. seconds: of training."""
 
     epoch: int
     lr: float
@@ -230,7 +232,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             penalty = self._backward(cross_entropy, observer, len(labels))
             self.sums[0] += cross_entropy.detach()
-            self.sums[1] += penalty
+            if penalty is not None:
+                self.sums[1] += penalty
             self.sums[2] += (logits.detach().argmax(1) == labels).float().mean()
             self.optimizer.step()
             if self.lr_schedule and config.trainer.lr_schedule != "exponential":
@@ -240,21 +243,22 @@ class Trainer:
                 report(self.epoch * self.steps + self.step, self._figures())
         self.seconds += time.perf_counter() - started
 
-    def _backward(self, cross_entropy: Tensor, observer: Observer | None, images: int) -> Tensor | float:
-        """Gradients of cross-entropy + lambda x penalty; returns the penalty."""
+    def _backward(self, cross_entropy: Tensor, observer: Observer | None, images: int) -> Tensor | None:
+        """Gradients of cross-entropy + lambda x penalty; returns the penalty, in the steps whose value is taken."""
+        wanted = self.step % STEPS_BETWEEN_PENALTIES == 0
         if observer is None:
             cross_entropy.backward()
-            return 0.0
+            return None
         if observer.penalise is None:
             penalty = observer.collect(images, self.parameters)
             (cross_entropy + self.lambda_t * penalty).backward()
-            return penalty.detach()
-        observer.weigh(self.lambda_t, images, self.parameters)
+            return penalty.detach() if wanted else None
+        observer.weigh(self.lambda_t, images, self.parameters, value=wanted)
         cross_entropy.backward()
         return observer.value()
 
     def _finish_epoch(self) -> EpochRow:
-        cross_entropy, penalty, accuracy = (self.sums / self.steps).tolist()
+        cross_entropy, penalty, accuracy = self._means(self.steps)
         row = EpochRow(
             epoch=self.epoch + 1,
             lr=self.optimizer.param_groups[0]["lr"],
@@ -270,6 +274,11 @@ class Trainer:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
         return row
+
+    def _means(self, steps: int) -> tuple[float, float, float]:
+        """Cross-entropy, penalty and accuracy, over the epoch's first steps."""
+        cross_entropy, penalty, correct = self.sums.tolist()
+        return cross_entropy / steps, penalty / math.ceil(steps / STEPS_BETWEEN_PENALTIES), correct / steps
 
     @property
     def lambda_t(self) -> float:
@@ -311,7 +320,7 @@ class Trainer:
         return Observer(self.model, self.config.penalty, self._example(), in_backward=not self.compiled)
 
     def _figures(self) -> str:
-        cross_entropy, penalty, accuracy = (self.sums / max(self.step, 1)).tolist()
+        cross_entropy, penalty, accuracy = self._means(max(self.step, 1))
         text = f"loss {cross_entropy:.3f}  accuracy {accuracy:.3f}"
         if self._penalised:
             text += f"  penalty {penalty:.3f}"
