@@ -80,9 +80,9 @@ def l0_in_backward(x: Tensor, sigma: float, weight: Callable[[Tensor], float], v
     """Penalise x while the gradient of the loss flows by: the fast way to train with ``l0_surrogate``.
 
     When backward reaches x, weight(values of x) times the surrogate's gradient is added to the gradient that arrives
-    there. So the forward pass costs nothing, and one pass in backward does what otherwise takes three (value, gradient,
-    addition); the gradients are those of adding weight * l0_surrogate(x, sigma) to the loss. That needs a loss that
-    depends on x, and eager mode.
+    there, or, behind a ReLU, to the one that leaves (the surrogate's is 0 where ReLU's is). So the forward pass costs
+    nothing, and one pass in backward does what otherwise takes three (value, gradient, addition); the gradients are
+    those of adding weight * l0_surrogate(x, sigma) to the loss. That needs a loss that depends on x, and eager mode.
 
     x: must require grad; nothing but its values is kept, and only until backward has used them. weight: called in
     backward, so that it may depend on what is known after the forward pass only, and may look at the values.
@@ -91,12 +91,18 @@ def l0_in_backward(x: Tensor, sigma: float, weight: Callable[[Tensor], float], v
     kept = [x.detach() if values is None else values.detach()]
     version = kept[0]._version
 
-    def add_gradient(gradient: Tensor) -> Tensor:
+    def add_to(gradient: Tensor, out: Tensor) -> Tensor:
         held = kept.pop()
         assert held._version == version, "a penalised activation was overwritten before backward"
-        return _add_gradient(gradient, held, sigma, weight(held))
+        return _add_gradient(gradient, held, sigma, weight(held), out)
 
-    x.register_hook(add_gradient)
+    def behind_relu(left: Sequence[Tensor], arrived: Sequence[Tensor]) -> None:
+        add_to(left[0], out=left[0])  # ReLU's backward has just made it and nobody else holds it yet
+
+    if x.grad_fn is not None and x.grad_fn.name() == "ReluBackward0":
+        x.grad_fn.register_hook(behind_relu)
+    else:
+        x.register_hook(lambda arrived: add_to(arrived, out=torch.empty_like(arrived)))
 
 
 # Penalties that can be added in backward; the others are computed in the forward pass.
@@ -136,19 +142,15 @@ class _L0Surrogate(torch.autograd.Function):
         return gradient, None
 
 
-def _add_gradient(gradient: Tensor, x: Tensor, sigma: float, weight: float) -> Tensor:
-    """gradient + weight * the surrogate's gradient at x, as a new tensor: others may hold the one that arrived."""
+def _add_gradient(gradient: Tensor, x: Tensor, sigma: float, weight: float, out: Tensor) -> Tensor:
+    """Into ``out``, which may be ``gradient`` itself: gradient + weight * the surrogate's gradient at x."""
     if weight == 0.0:
         return gradient
-    if not _blockwise(x):
-        return torch.addcdiv(gradient, x, _divisor(x, sigma, weight)).to(gradient.dtype)
-    x = _dense(x)
-    changed = torch.empty_like(x)
-    if gradient.stride() != x.stride():
-        gradient = torch.empty_like(x).copy_(gradient)
-    for scratch, block, before, after in _blocks(x, gradient, changed):
+    if not (_blockwise(x) and _is_dense(x) and gradient.stride() == x.stride()):
+        return torch.addcdiv(gradient, x, _divisor(x, sigma, weight), out=out)
+    for scratch, block, before, after in _blocks(x, gradient, out):
         torch.addcdiv(before, block, _divisor(block, sigma, weight, scratch), out=after)
-    return changed
+    return out
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -180,7 +182,11 @@ def _blockwise(x: Tensor) -> bool:
 
 def _dense(x: Tensor) -> Tensor:
     """x itself if it is contiguous or channels_last, else a contiguous copy."""
-    return x if _is_channels_last(x) else x.contiguous()
+    return x if _is_dense(x) else x.contiguous()
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or _is_channels_last(x)
 
 
 def _is_channels_last(x: Tensor) -> bool:
