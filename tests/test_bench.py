@@ -41,8 +41,10 @@ def test_our_steps_and_the_two_pass_step_train_alike():
             penalties[name] = baselines.two_pass_step(t, SIGMA, LAMBDA)
         else:
             with observer_of(t, "leaf_modules", in_backward=name == "in backward") as observer:
-                step = penalised_step if observer.penalise else lambda t, o: compiled_step(t, t.model, o)
-                penalties[name] = step(t, observer)
+                in_loss = observer.penalise is None
+                penalties[name] = (
+                    compiled_step(t, t.model, observer) if in_loss else penalised_step(t, observer, value=True)
+                )
         weights[name] = torch.cat([p.detach().flatten() for p in t.model.parameters()])
     without = torch.cat([p.detach().flatten() for p in plain.model.parameters()])
     moved = (weights["two passes"] - without).norm()  # by the penalty

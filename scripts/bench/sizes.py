@@ -16,7 +16,7 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (15, 5)
+    rounds: tuple[int, ...] = (25, 5)
     metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: int = 2
     augmented: int = 1024

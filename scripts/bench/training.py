@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache, partial
@@ -24,6 +24,7 @@ from bench.sizes import Sizes, label_of
 from eat_runner.config import PenaltyConfig
 from eat_runner.environment import keep_freed_memory
 from eat_runner.observer import Observer
+from eat_runner.training import STEPS_BETWEEN_PENALTIES
 
 LAMBDA = 1.0
 SIGMA = PenaltyConfig().sigma
@@ -37,12 +38,13 @@ def observer_of(t: Training, scope: str, in_backward: bool = True) -> Observer:
     return Observer(t.model, PenaltyConfig(scope=scope, sigma=SIGMA), t.x_nchw[:2], in_backward)
 
 
-def penalised_step(t: Training, observer: Observer, lambda_: float = LAMBDA) -> Tensor:
-    """A step as eat_runner.training makes it in eager mode, without data and reports. Returns the penalty."""
+def penalised_step(t: Training, observer: Observer, value: bool = False) -> Tensor | None:
+    """A step as eat_runner.training makes it in eager mode, without data and reports. value: return the penalty, as
+    one step in STEPS_BETWEEN_PENALTIES does."""
     with t.autocast():
         loss = F.cross_entropy(t.model(t.x_nchw), t.labels)
     t.optimizer.zero_grad(set_to_none=True)
-    observer.weigh(lambda_, len(t.labels), t.parameters)
+    observer.weigh(LAMBDA, len(t.labels), t.parameters, value)
     loss.backward()
     penalty = observer.value()
     t.optimizer.step()
@@ -77,17 +79,26 @@ def eager(sizes: Sizes) -> list[Figure]:
             }
             for name, scope in SCOPES.items():
                 t = copy()
-                variants[name] = partial(penalised_step, t, stack.enter_context(observer_of(t, scope)))
+                observer = stack.enter_context(observer_of(t, scope))
+                variants[name] = partial(penalised_step, t, observer)
+                variants[f"{name}, with value"] = partial(penalised_step, t, observer, value=True)
             seconds = interleaved(variants, sizes.rounds[i])
+        ours = {name: _mean_step(seconds[f"{name}, with value"], seconds[name]) for name in SCOPES}
         for name in SCOPES:
-            values = ratios(seconds[name], seconds["plain"])
+            values = ratios(ours[name], seconds["plain"])
             found.append(figure(f"training step, penalty on {name} / plain step (a)", label, values, *goals[name][i]))
-        values = ratios(seconds["all leaf modules"], seconds["two passes"])
+        values = ratios(ours["all leaf modules"], seconds["two passes"])
         found.append(figure("our step with all leaf modules / two-pass step (b)", label, values, two_pass_goals[i]))
         values = ratios(seconds["two passes"], seconds["plain"])
         found.append(figure("two-pass step (b) / plain step (a)", label, values))
         found.append(figure("plain step (a)", label, [sizes.batch / s for s in seconds["plain"]], unit="images/s"))
     return found
+
+
+def _mean_step(with_value: Sequence[float], without: Sequence[float]) -> list[float]:
+    """Seconds of a step, round by round, where one in STEPS_BETWEEN_PENALTIES takes the penalty's value."""
+    n = STEPS_BETWEEN_PENALTIES
+    return [(a + (n - 1) * b) / n for a, b in zip(with_value, without, strict=True)]
 
 
 # --- compiled ------------------------------------------------------------------------------------------------------
@@ -106,6 +117,8 @@ def compiled(sizes: Sizes) -> list[Figure]:
             seconds = workers[i].submit(_time_compiled, network, sizes, sizes.rounds[i]).result()
             values = ratios(seconds["compiled"], seconds["plain"])
             found.append(figure("compiled step with the penalty / plain eager step (a)", label, values, goals[i]))
+            values = ratios(seconds["compiled, plain"], seconds["plain"])
+            found.append(figure("compiled plain step / plain eager step (a)", label, values))
             found.append(
                 figure(
                     "compiled step / eager step, both penalised", label, ratios(seconds["compiled"], seconds["eager"])
@@ -121,7 +134,7 @@ def compiled(sizes: Sizes) -> list[Figure]:
 @cache
 def _compiled_variants(network: Network, sizes: Sizes) -> dict[str, Callable[[], object]]:
     """In a worker, which ends with its hooks: the observers stay attached."""
-    copies = [training(network, sizes.image_size, sizes.batch) for _ in range(3)]
+    copies = [training(network, sizes.image_size, sizes.batch) for _ in range(4)]
     observers = [observer_of(copies[1], "leaf_modules"), observer_of(copies[2], "leaf_modules", in_backward=False)]
     for observer in observers:
         observer.__enter__()
@@ -129,6 +142,7 @@ def _compiled_variants(network: Network, sizes: Sizes) -> dict[str, Callable[[],
         "plain": partial(plain_step, copies[0]),
         "eager": partial(penalised_step, copies[1], observers[0]),
         "compiled": partial(compiled_step, copies[2], torch.compile(copies[2].model), observers[1]),
+        "compiled, plain": partial(plain_step, copies[3], torch.compile(copies[3].model)),
     }
 
 
