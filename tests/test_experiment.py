@@ -297,13 +297,13 @@ def test_prepare_refuses(config, change, line):
 
 
 def test_compiling_needs_a_compiler(config, monkeypatch):
-    """160 images in batches of 32 are 5 steps an epoch: 2,000 epochs are the 10,000 steps from which auto compiles."""
+    """160 images in batches of 32 are 5 steps an epoch: 1,000 epochs are the 5,000 steps from which auto compiles."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    auto = replace(config.trainer, compile="auto", epochs=1999)
+    auto = replace(config.trainer, compile="auto", epochs=999)
     experiment.prepare(replace(config, trainer=auto))
     with pytest.raises(UserError, match=r"^trainer.compile=auto .* set trainer.compile=off$"):
-        experiment.prepare(replace(config, trainer=replace(auto, epochs=2000)))
+        experiment.prepare(replace(config, trainer=replace(auto, epochs=1000)))
 
 
 def test_the_record_is_plain_json(config):

@@ -54,9 +54,33 @@ def test_published_fixture(sigma):
         assert model[0].weight.grad.norm().item() == pytest.approx(GRADIENT_NORM[sigma], rel=1e-9)
 
 
-def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss():
+class Tangle(nn.Module):
+    """Batch norms whose outputs are read twice, rectified twice, added to in place, or rectified out of place."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(4))
+        self.relus = nn.ModuleList(nn.ReLU(inplace=i % 2 == 0) for i in range(4))
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x):
+        x = self.norms[0](self.convs[0](x))
+        x = 1.5 * x + self.relus[0](x)
+        x = self.relus[1](self.relus[2](self.norms[1](self.convs[1](x))))
+        out = self.norms[2](self.convs[2](x))
+        out += x
+        out = self.norms[3](self.convs[3](out))
+        return self.head((self.relus[3](out) * out).mean((2, 3)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "build", [lambda: torchvision.models.resnet18(weights=None, num_classes=4), Tangle], ids=["resnet18", "tangle"]
+)
+def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, training):
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(weights=None, num_classes=4).double().eval()
+    model = build().double().train(training)
     x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 3])
     with Observer(model, PenaltyConfig(sigma=1e-2), x) as observer:
         out = model(x)

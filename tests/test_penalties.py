@@ -34,7 +34,7 @@ def in_backward(x: Tensor, sigma: float) -> tuple[float, Tensor]:
     x = x.detach().requires_grad_()
     held: list[Tensor] = []
     seen = x * 1.0
-    l0_in_backward(seen, sigma, lambda values: held.append(values) or 1.0)
+    l0_in_backward(seen, sigma, lambda values: held.append(values(...)) or 1.0)
     (seen * 0.0).sum().backward()
     assert x.grad is not None
     return l0_surrogate(held[0], sigma).item(), x.grad
@@ -180,7 +180,7 @@ def test_in_backward_gives_the_gradient_of_loss_plus_weighted_penalties():
     hidden = x
     for layer in net:
         hidden = layer(hidden)
-        l0_in_backward(hidden, 0.1, lambda values: reported.append(values) or 0.3 / values.numel())
+        l0_in_backward(hidden, 0.1, lambda values: reported.append(values(...)) or 0.3 / values(...).numel())
     gradients = torch.autograd.grad(nn.functional.cross_entropy(hidden, y), list(net.parameters()))
     torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
     assert all(torch.equal(seen, o) for seen, o in zip(reversed(reported), outputs, strict=True))
@@ -190,7 +190,8 @@ def test_in_backward_takes_a_copy_where_the_activation_is_overwritten():
     x = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
     hidden = x * 1.0
     held: list[Tensor] = []
-    l0_in_backward(hidden, 1.0, lambda values: held.append(values) or 2.0, values=hidden.clone())
+    copy = hidden.detach().clone()
+    l0_in_backward(hidden, 1.0, lambda values: held.append(values(...)) or 2.0, lambda rows: copy[rows])
     hidden.add_(1.0)
     hidden.sum().backward()
     expected = [1 + 2 * 2 * v / (v * v + 1) ** 2 for v in (0.5, -1.0, 2.0)]
@@ -213,7 +214,7 @@ def test_in_backward_leaves_outputs_alone():
     x = torch.randn(5, 2, 6, 6, dtype=torch.float64)
     before = net(x)
     for layer in net:
-        layer.register_forward_hook(lambda m, i, o: l0_in_backward(o, 0.1, lambda values: 1.0))
+        layer.register_forward_hook(lambda m, i, o: l0_in_backward(o, 0.1, lambda values: 1.0) and None)
     assert torch.equal(net(x), before)
 
 

@@ -33,7 +33,7 @@ def evaluation(sizes: Sizes) -> list[Figure]:
                 "metered": partial(metered, t.model, batches),
                 "listed": partial(listing_meter, t.model, batches[:1], threshold),
             },
-            sizes.rounds[i],
+            sizes.few_rounds[i],
         )
         values = ratios(seconds["metered"], seconds["plain"])
         found.append(figure("evaluation with full metering / evaluation (c)", label, values, goals[i]))

@@ -7,7 +7,8 @@ from eat_runner.config import ModelConfig
 
 @dataclass(frozen=True)
 class Sizes:
-    """networks: what is measured, slim ResNet first. rounds: repetitions of an interleaved comparison, by network.
+    """networks: what is measured, slim ResNet first. rounds: repetitions of the comparison of training steps, by
+    network; few_rounds: of the others.
 
     metered_batches: of an evaluation. augmented: images of a pass of the data path. per_class, epochs: of the whole of
     eat-run, on ten classes (one image in ten is cut off for validation). folders: for eat-report.
@@ -16,7 +17,8 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (25, 5)
+    rounds: tuple[int, ...] = (41, 5)
+    few_rounds: tuple[int, ...] = (9, 3)
     metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: int = 2
     augmented: int = 1024
@@ -37,6 +39,7 @@ TINY = Sizes(
     image_size=8,
     batch=4,
     rounds=(2, 2),
+    few_rounds=(2, 2),
     metered_batches=(2, 1),
     memory_runs=1,
     augmented=8,

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def compiled_step(t: Training, forward: Callable[[Tensor], Tensor], observer: Ob
 
 
 def eager(sizes: Sizes) -> list[Figure]:
-    """Penalty against no penalty, and against the two-pass step, each on a copy of its own of the network."""
+    """Penalty against no penalty, and against the two-pass step, each in a process of its own, one at a time."""
     goals = {  # by network: goal, stretch
         "activation outputs": ((1.07, 1.05), (1.07, 1.05)),
         "all leaf modules": ((1.20, None), (1.08, None)),
@@ -71,18 +72,15 @@ def eager(sizes: Sizes) -> list[Figure]:
     two_pass_goals = (0.40, 0.45)
     found: list[Figure] = []
     for i, network in enumerate(sizes.networks):
-        label, copy = label_of(network), partial(training, network, sizes.image_size, sizes.batch)
+        label = label_of(network)
         with ExitStack() as stack:
-            variants: dict[str, Callable[[], object]] = {
-                "plain": partial(plain_step, copy()),
-                "two passes": partial(two_pass_step, copy(), SIGMA, LAMBDA),
-            }
-            for name, scope in SCOPES.items():
-                t = copy()
-                observer = stack.enter_context(observer_of(t, scope))
-                variants[name] = partial(penalised_step, t, observer)
-                variants[f"{name}, with value"] = partial(penalised_step, t, observer, value=True)
-            seconds = interleaved(variants, sizes.rounds[i])
+            steps: dict[str, Callable[[], object]] = {}
+            for name in ("plain", "two passes", *SCOPES):
+                process = stack.enter_context(worker())  # its own, as a training has: nothing of the others in memory
+                steps[name] = partial(_in, process, network, sizes, name)
+                if name in SCOPES:
+                    steps[f"{name}, with value"] = partial(_in, process, network, sizes, name, True)
+            seconds = interleaved(steps, sizes.rounds[i])
         ours = {name: _mean_step(seconds[f"{name}, with value"], seconds[name]) for name in SCOPES}
         for name in SCOPES:
             values = ratios(ours[name], seconds["plain"])
@@ -93,6 +91,28 @@ def eager(sizes: Sizes) -> list[Figure]:
         found.append(figure("two-pass step (b) / plain step (a)", label, values))
         found.append(figure("plain step (a)", label, [sizes.batch / s for s in seconds["plain"]], unit="images/s"))
     return found
+
+
+def _in(process: ProcessPoolExecutor, *variant: Any) -> None:
+    process.submit(_make_step, *variant).result()
+
+
+def _make_step(network: Network, sizes: Sizes, name: str, value: bool = False) -> None:
+    """In a process of its own."""
+    t, observer = _training_of(network, sizes, name)
+    if observer is not None:
+        penalised_step(t, observer, value)
+    elif name == "plain":
+        plain_step(t)
+    else:
+        two_pass_step(t, SIGMA, LAMBDA)
+
+
+@cache
+def _training_of(network: Network, sizes: Sizes, name: str) -> tuple[Training, Observer | None]:
+    """In a worker, which ends with its hooks: the observer stays attached."""
+    t = training(network, sizes.image_size, sizes.batch)
+    return t, observer_of(t, SCOPES[name]).__enter__() if name in SCOPES else None
 
 
 def _mean_step(with_value: Sequence[float], without: Sequence[float]) -> list[float]:
@@ -114,7 +134,7 @@ def compiled(sizes: Sizes) -> list[Figure]:
         compile_s = [future.result() for future in waiting]
         for i, network in enumerate(sizes.networks):
             label = label_of(network)
-            seconds = workers[i].submit(_time_compiled, network, sizes, sizes.rounds[i]).result()
+            seconds = workers[i].submit(_time_compiled, network, sizes, sizes.few_rounds[i]).result()
             values = ratios(seconds["compiled"], seconds["plain"])
             found.append(figure("compiled step with the penalty / plain eager step (a)", label, values, goals[i]))
             values = ratios(seconds["compiled, plain"], seconds["plain"])
@@ -264,7 +284,7 @@ def threads(sizes: Sizes) -> list[Figure]:
             for w in (first, second):
                 w.submit(_steps, network, sizes, 2, steps).result()
 
-        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, max(sizes.rounds[0] // 2, 2))
+        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, sizes.few_rounds[0])
     values = ratios(seconds["at once"], seconds["in turn"])
     return [figure("two runs of one thread at once / in turn with two threads", label_of(network), values)]
 

@@ -1,14 +1,16 @@
 """The penalty of a network while it trains: what its scope sees, summed call by call in the same pass."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eat_runner.config import PenaltyConfig
 from eat_runner.errors import UserError
-from eat_runner.penalties import IN_BACKWARD, PENALTIES, normalise, weights
+from eat_runner.penalties import IN_BACKWARD, PENALTIES, Share, Values, normalise, weights
 from eat_runner.taps import Call, evaluation_mode, overwritten_calls, tap
 
 
@@ -34,17 +36,17 @@ class Observer:
                 f"penalty.scope={config.scope} matches nothing in this network: use penalty.scope=leaf_modules"
             )
         self.functional = any(call.module is None for call in matched)
-        self.inputs_kept = config.scope != "activations"  # what activations overwrite is in no other scope
-        self.copied = overwritten_calls(model, example, self.functional, self.inputs_kept)
+        self.overwritten = overwritten_calls(model, example, self.functional, inputs_kept=False)
         self.sums: list[Tensor] = []
         self.elements: list[int] = []
         self.weights: list[float] = []
         self.scale = 1.0
         self.wants_value = True
+        self.before: tuple[Tensor, Share] | None = None  # the activation that was penalised last
         self.attached = ExitStack()
 
     def __enter__(self) -> "Observer":
-        self.attached.enter_context(tap(self.model, self._observe, self.functional, self.inputs_kept))
+        self.attached.enter_context(tap(self.model, self._observe, self.functional, inputs_kept=False))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -63,6 +65,7 @@ class Observer:
         """Fix what backward will add: lambda_ times the penalty of the pass that was just made. value: whether the
         penalty itself is wanted too; without it, backward is faster."""
         self.weights = weights(self.elements, images, parameters, self.config.normalisation)
+        self.before = None
         self.scale, self.wants_value = lambda_, value
 
     def value(self) -> Tensor | None:
@@ -72,24 +75,26 @@ class Observer:
 
     def _observe(self, call: Call) -> None:
         if torch.is_grad_enabled() and self._in_scope(call):
-            kept = call.output.clone() if call.index in self.copied else call.output
+            overwritten = call.index in self.overwritten
             if self.penalise is None:
-                self.sums.append(self.surrogate(kept, self.config.sigma))
+                self.sums.append(self.surrogate(call.output.clone() if overwritten else call.output, self.config.sigma))
             else:
-                self._penalise_in_backward(call.output, kept)
-            self.elements.append(kept.numel())
+                self.penalise(
+                    call.output, self.config.sigma, self._next_weight(), _later(call) if overwritten else None
+                )
+            self.elements.append(call.output.numel())
 
-    def _penalise_in_backward(self, output: Tensor, kept: Tensor) -> None:
-        assert self.penalise is not None
+    def _next_weight(self) -> Callable[[Values], float]:
+        """The factor of the next activation's gradient; asked for it, the observer takes the penalty's value too."""
         k = len(self.sums)
-        self.sums.append(output.new_zeros(()))
+        self.sums.append(torch.zeros(()))
 
-        def weight(values: Tensor) -> float:
+        def weight(values: Values) -> float:
             if self.wants_value:
-                self.sums[k] = self.surrogate(values, self.config.sigma)
+                self.sums[k] = self.surrogate(values(...), self.config.sigma)
             return self.scale * self.weights[k]
 
-        self.penalise(output, self.config.sigma, weight, kept)
+        return weight
 
     def _in_scope(self, call: Call) -> bool:
         if self.config.scope == "activations":
@@ -106,6 +111,19 @@ class Observer:
         with evaluation_mode(self.model), torch.no_grad(), tap(self.model, keep):
             self.model(example)
         return calls
+
+
+def _later(call: Call) -> Values:
+    """Give the output of ``call`` when it has been overwritten: what a batch norm made is computed again, from the
+    input that its own backward needs anyway; anything else was copied."""
+    node, module = call.output.grad_fn, call.module
+    on_cpu = node is not None and node.name() == "NativeBatchNormBackward0"
+    if on_cpu and isinstance(module, nn.BatchNorm2d) and module.training and module.affine:
+        mean, inverse_std = node._saved_result1, node._saved_result2  # pyright: ignore
+        x, weight, bias = call.inputs[0].detach(), module.weight.detach(), module.bias.detach()
+        return lambda rows: F.batch_norm(x[rows], mean, inverse_std.pow(-2), weight, bias, eps=0.0)
+    copy = call.output.detach().clone()
+    return lambda rows: copy[rows]
 
 
 # the code that the paper builds on leaves dropout out

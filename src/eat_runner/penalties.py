@@ -6,15 +6,17 @@ block by block, so that what lies between is read and written in the cache.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import EllipsisType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from eat_runner.config import PenaltyConfig
 from eat_runner.errors import UserError
 
-BLOCK = 131_072  # elements: large enough to hide the cost of a call, small enough for a core's caches
+BLOCK = 262_144  # elements: large enough to hide the cost of a call, small enough for a core's caches
 
 
 def l0_surrogate(x: Tensor, sigma: float) -> Tensor:
@@ -76,33 +78,105 @@ def penalty(activations: Iterable[Tensor], images: int, parameters: int, config:
     return normalise(sums, [x.numel() for x in kept], images, parameters, config.normalisation)
 
 
-def l0_in_backward(x: Tensor, sigma: float, weight: Callable[[Tensor], float], values: Tensor | None = None) -> None:
+Rows = slice | EllipsisType  # of a tensor: some images, or all there is
+Values = Callable[[Rows], Tensor]
+
+
+class Share:
+    """What an activation adds to the gradient that flows back through it, once.
+
+    weight: of the surrogate's gradient; called with ``values``, which give the activation's rows, in backward.
+    """
+
+    def __init__(self, sigma: float, weight: Callable[[Values], float], values: Values):
+        self.sigma, self.weight = sigma, weight
+        self.values: Values | None = values
+
+    @property
+    def taken(self) -> bool:
+        return self.values is None
+
+    def add_to(self, gradient: Tensor, out: Tensor, relu: "Share | None" = None) -> Tensor:
+        """Into ``out``, which may be ``gradient`` itself: gradient + weight * the surrogate's gradient.
+
+        relu: the share of this activation's ReLU, which has the same gradient where the activation is positive, and 0
+        elsewhere; it is taken too.
+        """
+        values, weight = self._take()
+        where_positive = relu._take()[1] if relu is not None else 0.0
+        total = weight + where_positive
+        if total == 0.0:
+            return gradient
+        for rows in _rows(gradient):
+            x = values(rows)
+            divisor = _divisor(x, self.sigma, total)
+            if where_positive == 0.0:
+                torch.addcdiv(gradient[rows], x, divisor, out=out[rows])
+            else:
+                slope = torch.div(x, divisor, out=divisor)  # has the sign of x
+                torch.add(gradient[rows], F.leaky_relu_(slope, weight / total), out=out[rows])
+        return out
+
+    def _take(self) -> tuple[Values, float]:
+        values, self.values = self.values, None
+        assert values is not None
+        return values, self.weight(values)
+
+
+def l0_in_backward(
+    x: Tensor,
+    sigma: float,
+    weight: Callable[[Values], float],
+    values: Values | None = None,
+    before: Share | None = None,
+) -> Share:
     """Penalise x while the gradient of the loss flows by: the fast way to train with ``l0_surrogate``.
 
-    When backward reaches x, weight(values of x) times the surrogate's gradient is added to the gradient that arrives
-    there, or, behind a ReLU, to the one that leaves (the surrogate's is 0 where ReLU's is). So the forward pass costs
-    nothing, and one pass in backward does what otherwise takes three (value, gradient, addition); the gradients are
-    those of adding weight * l0_surrogate(x, sigma) to the loss. That needs a loss that depends on x, and eager mode.
+    When backward reaches x, weight times the surrogate's gradient is added to the gradient that arrives there. So the
+    forward pass costs nothing, and one pass in backward does what otherwise takes three (value, gradient, addition);
+    the gradients are those of adding weight * l0_surrogate(x, sigma) to the loss. That needs a loss that depends on x,
+    and eager mode.
 
     x: must require grad; nothing but its values is kept, and only until backward has used them. weight: called in
     backward, so that it may depend on what is known after the forward pass only, and may look at the values.
-    values: a copy of x, where a later operation overwrites x in place.
+    values: give the rows of x in backward, where a later operation overwrites x in place. before: the share of the
+    activation that x was made of, if it has one: behind a ReLU or a batch norm both need fewer passes.
     """
-    kept = [x.detach() if values is None else values.detach()]
-    version = kept[0]._version
+    share = Share(sigma, weight, values or _as_it_is(x))
+    node = x.grad_fn
+    made_by = node.name() if node is not None else None
 
-    def add_to(gradient: Tensor, out: Tensor) -> Tensor:
-        held = kept.pop()
-        assert held._version == version, "a penalised activation was overwritten before backward"
-        return _add_gradient(gradient, held, sigma, weight(held), out)
-
+    # What a node's backward has just made belongs to nobody else yet, so it may be changed where it is.
     def behind_relu(left: Sequence[Tensor], arrived: Sequence[Tensor]) -> None:
-        add_to(left[0], out=left[0])  # ReLU's backward has just made it and nobody else holds it yet
+        if before is not None and not share.taken:
+            before.add_to(left[0], out=left[0], relu=share)
+        elif not share.taken:
+            share.add_to(left[0], out=left[0])  # the surrogate's gradient is 0 where ReLU's is
 
-    if x.grad_fn is not None and x.grad_fn.name() == "ReluBackward0":
-        x.grad_fn.register_hook(behind_relu)
+    def behind_norm(left: Sequence[Tensor], arrived: Sequence[Tensor]) -> None:
+        if before is not None and not before.taken:
+            before.add_to(left[0], out=left[0])
+
+    def on_arrival(arrived: Tensor) -> Tensor | None:
+        return None if share.taken else share.add_to(arrived, out=torch.empty_like(arrived))
+
+    if node is not None and made_by == "ReluBackward0":
+        node.register_hook(behind_relu)
     else:
-        x.register_hook(lambda arrived: add_to(arrived, out=torch.empty_like(arrived)))
+        x.register_hook(on_arrival)
+    if node is not None and made_by == "NativeBatchNormBackward0":
+        node.register_hook(behind_norm)
+    return share
+
+
+def _as_it_is(x: Tensor) -> Values:
+    held, version = x.detach(), x._version
+
+    def values(rows: Rows) -> Tensor:
+        assert held._version == version, "a penalised activation was overwritten before backward"
+        return held[rows]
+
+    return values
 
 
 # Penalties that can be added in backward; the others are computed in the forward pass.
@@ -140,17 +214,6 @@ class _L0Surrogate(torch.autograd.Function):
         for scratch, block, out in _blocks(x, gradient):
             torch.div(block, _divisor(block, ctx.sigma, weight, scratch), out=out)
         return gradient, None
-
-
-def _add_gradient(gradient: Tensor, x: Tensor, sigma: float, weight: float, out: Tensor) -> Tensor:
-    """Into ``out``, which may be ``gradient`` itself: gradient + weight * the surrogate's gradient at x."""
-    if weight == 0.0:
-        return gradient
-    if not (_blockwise(x) and _is_dense(x) and gradient.stride() == x.stride()):
-        return torch.addcdiv(gradient, x, _divisor(x, sigma, weight), out=out)
-    for scratch, block, before, after in _blocks(x, gradient, out):
-        torch.addcdiv(before, block, _divisor(block, sigma, weight, scratch), out=after)
-    return out
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -191,6 +254,14 @@ def _is_dense(x: Tensor) -> bool:
 
 def _is_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _rows(x: Tensor) -> Iterable[Rows]:
+    """Rows that make up a BLOCK, one after the other; all at once where blocks gain nothing."""
+    if not (_blockwise(x) and x.dim() and len(x)):
+        return [...]
+    step = max(1, BLOCK * len(x) // x.numel())
+    return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

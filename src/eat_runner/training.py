@@ -36,7 +36,7 @@ STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the 
 STEPS_BETWEEN_PENALTIES = 10  # whose value is taken for the record; its gradient is added in every step
 MONITORED_WITHOUT_SPLIT = 1000  # training images that stand in for a validation split in the firing rate
 PUBLISHED = PublishedHardware()
-COMPILE_FROM_STEPS = 10_000  # compile=auto: fewer steps than this do not pay for the compilation
+COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which compiling paid (docs/performance.md)
 
 
 @dataclass
