@@ -91,7 +91,7 @@ def test_training_is_sgd_on_cross_entropy_plus_lambda_times_the_penalty(config):
                 p.sub_(config.trainer.lr * v)
     row = trainer.history[0]
     assert row.cross_entropy == pytest.approx(sum(c for c, _ in losses) / len(losses), rel=1e-4)
-    taken = [p for _, p in losses[::10]]  # the value of every tenth step is recorded
+    taken = [p for _, p in losses[::20]]  # the value of every twentieth step is recorded
     assert row.penalty == pytest.approx(sum(taken) / len(taken), rel=1e-4)
     for ours, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
@@ -313,3 +313,16 @@ def test_the_record_is_plain_json(config):
     assert values["config"]["lambda"] == 0
     assert values["determinants"]["penalty"] == {"name": "none"}
     assert set(values["versions"]) >= {"python", "torch"}
+
+
+@pytest.mark.long
+def test_compiled_trainings_in_one_process_do_not_share_their_penalties(config):
+    """The same network with no observer, then with one, then with another."""
+    for lambda_, sigma in ((0.0, 1e-4), (1.0, 1e-4), (1.0, 1e-1)):
+        rows = {}
+        for compiled in ("on", "off"):
+            settings = replace(config.trainer, compile=compiled, epochs=1)
+            changed = replace(config, lambda_=lambda_, penalty=PenaltyConfig(sigma=sigma), trainer=settings)
+            rows[compiled] = train(trainer_of(changed)).history[0]
+        assert rows["on"].cross_entropy == pytest.approx(rows["off"].cross_entropy, rel=0.02)  # a small sigma is stiff
+        assert rows["on"].penalty == (pytest.approx(rows["off"].penalty, rel=1e-3) if lambda_ else None)

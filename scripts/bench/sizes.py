@@ -17,10 +17,10 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (41, 5)
-    few_rounds: tuple[int, ...] = (9, 3)
+    rounds: tuple[int, ...] = (31, 5)
+    few_rounds: tuple[int, ...] = (7, 3)
     metered_batches: tuple[int, ...] = (10, 10)
-    memory_runs: int = 2
+    memory_runs: int = 1
     augmented: int = 1024
     per_class: int = 1111
     epochs: int = 5

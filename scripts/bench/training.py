@@ -8,7 +8,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -75,8 +75,10 @@ def eager(sizes: Sizes) -> list[Figure]:
         label = label_of(network)
         with ExitStack() as stack:
             steps: dict[str, Callable[[], object]] = {}
-            for name in ("plain", "two passes", *SCOPES):
-                process = stack.enter_context(worker())  # its own, as a training has: nothing of the others in memory
+            # each in a process of its own, as a training is: nothing of the others in memory
+            processes = {name: stack.enter_context(worker()) for name in ("plain", "two passes", *SCOPES)}
+            wait([process.submit(_make_step, network, sizes, name) for name, process in processes.items()])
+            for name, process in processes.items():
                 steps[name] = partial(_in, process, network, sizes, name)
                 if name in SCOPES:
                     steps[f"{name}, with value"] = partial(_in, process, network, sizes, name, True)
@@ -99,7 +101,7 @@ def _in(process: ProcessPoolExecutor, *variant: Any) -> None:
 
 def _make_step(network: Network, sizes: Sizes, name: str, value: bool = False) -> None:
     """In a process of its own."""
-    t, observer = _training_of(network, sizes, name)
+    t, observer = _in_memory(network, sizes, name)
     if observer is not None:
         penalised_step(t, observer, value)
     elif name == "plain":
@@ -109,7 +111,7 @@ def _make_step(network: Network, sizes: Sizes, name: str, value: bool = False) -
 
 
 @cache
-def _training_of(network: Network, sizes: Sizes, name: str) -> tuple[Training, Observer | None]:
+def _in_memory(network: Network, sizes: Sizes, name: str) -> tuple[Training, Observer | None]:
     """In a worker, which ends with its hooks: the observer stays attached."""
     t = training(network, sizes.image_size, sizes.batch)
     return t, observer_of(t, SCOPES[name]).__enter__() if name in SCOPES else None
@@ -154,6 +156,7 @@ def compiled(sizes: Sizes) -> list[Figure]:
 @cache
 def _compiled_variants(network: Network, sizes: Sizes) -> dict[str, Callable[[], object]]:
     """In a worker, which ends with its hooks: the observers stay attached."""
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # pyright: ignore[reportPrivateUsage]  (the copies differ in their observers alone)
     copies = [training(network, sizes.image_size, sizes.batch) for _ in range(4)]
     observers = [observer_of(copies[1], "leaf_modules"), observer_of(copies[2], "leaf_modules", in_backward=False)]
     for observer in observers:

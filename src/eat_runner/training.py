@@ -33,7 +33,7 @@ from eat_runner.observer import Observer
 from eat_runner.schedules import lambda_at
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
-STEPS_BETWEEN_PENALTIES = 10  # whose value is taken for the record; its gradient is added in every step
+STEPS_BETWEEN_PENALTIES = 20  # whose value is taken for the record; its gradient is added in every step
 MONITORED_WITHOUT_SPLIT = 1000  # training images that stand in for a validation split in the firing rate
 PUBLISHED = PublishedHardware()
 COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which compiling paid (docs/performance.md)
@@ -42,7 +42,7 @@ COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which co
 @dataclass
 class EpochRow:
     """One row of history.csv. Training figures are means over the epoch's (augmented) batches, ``penalty`` over every
-    tenth; validation figures are None where there was no evaluation. energy_ratio: ``published``, on the validation
+    twentieth; validation figures are None where there was no evaluation. energy_ratio: ``published``, on the validation
     split. seconds: of training."""
 
     epoch: int
@@ -123,12 +123,16 @@ class Trainer:
         if self.done:
             return
         with self._observing() as observer:
-            forward = torch.compile(self.model) if self.compiled else self.model
+            forward = self._compile() if self.compiled else self.model
             while not self.done:
                 self._train_epoch(forward, observer, stop, report)
                 if self.step < self.steps:
                     return
                 yield self._finish_epoch()
+
+    def _compile(self) -> Callable[[Tensor], Tensor]:
+        torch.compiler.reset()  # a network compiled before looks the same to it where only the observer differs
+        return torch.compile(self.model)
 
     def seconds_per_step(self, steps: int = 5) -> float:
         """Time of a training step, from a few that are made now; leaves the trainer trained by them."""
