@@ -20,7 +20,7 @@ class Sizes:
     rounds: tuple[int, ...] = (31, 5)
     few_rounds: tuple[int, ...] = (7, 3)
     metered_batches: tuple[int, ...] = (10, 10)
-    memory_runs: int = 1
+    memory_runs: int = 2
     augmented: int = 1024
     per_class: int = 1111
     epochs: int = 5

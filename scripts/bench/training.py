@@ -25,11 +25,14 @@ from bench.sizes import Sizes, label_of
 from eat_runner.config import PenaltyConfig
 from eat_runner.environment import keep_freed_memory
 from eat_runner.observer import Observer
+from eat_runner.taps import Call, tap
 from eat_runner.training import STEPS_BETWEEN_PENALTIES
 
 LAMBDA = 1.0
 SIGMA = PenaltyConfig().sigma
 SCOPES = {"activation outputs": "activations", "all leaf modules": "leaf_modules"}
+
+ADDITIONS = "one addition to each activation output"
 
 Network = tuple[str, int]
 
@@ -76,7 +79,7 @@ def eager(sizes: Sizes) -> list[Figure]:
         with ExitStack() as stack:
             steps: dict[str, Callable[[], object]] = {}
             # each in a process of its own, as a training is: nothing of the others in memory
-            processes = {name: stack.enter_context(worker()) for name in ("plain", "two passes", *SCOPES)}
+            processes = {name: stack.enter_context(worker()) for name in ("plain", "two passes", ADDITIONS, *SCOPES)}
             wait([process.submit(_make_step, network, sizes, name) for name, process in processes.items()])
             for name, process in processes.items():
                 steps[name] = partial(_in, process, network, sizes, name)
@@ -87,6 +90,8 @@ def eager(sizes: Sizes) -> list[Figure]:
         for name in SCOPES:
             values = ratios(ours[name], seconds["plain"])
             found.append(figure(f"training step, penalty on {name} / plain step (a)", label, values, *goals[name][i]))
+        values = [1 + ratio for ratio in ratios(seconds[ADDITIONS], seconds["plain"])]
+        found.append(figure(f"plain step and {ADDITIONS} / plain step (a)", label, values))
         values = ratios(ours["all leaf modules"], seconds["two passes"])
         found.append(figure("our step with all leaf modules / two-pass step (b)", label, values, two_pass_goals[i]))
         values = ratios(seconds["two passes"], seconds["plain"])
@@ -101,6 +106,10 @@ def _in(process: ProcessPoolExecutor, *variant: Any) -> None:
 
 def _make_step(network: Network, sizes: Sizes, name: str, value: bool = False) -> None:
     """In a process of its own."""
+    if name == ADDITIONS:
+        for gradient, x in _activations(network, sizes):
+            gradient.add_(x)
+        return
     t, observer = _in_memory(network, sizes, name)
     if observer is not None:
         penalised_step(t, observer, value)
@@ -115,6 +124,22 @@ def _in_memory(network: Network, sizes: Sizes, name: str) -> tuple[Training, Obs
     """In a worker, which ends with its hooks: the observer stays attached."""
     t = training(network, sizes.image_size, sizes.batch)
     return t, observer_of(t, SCOPES[name]).__enter__() if name in SCOPES else None
+
+
+@cache
+def _activations(network: Network, sizes: Sizes) -> list[tuple[Tensor, Tensor]]:
+    """Every activation output of a step, and a gradient for it: what reads both and writes one is the least that any
+    penalty on them costs."""
+    t = training(network, sizes.image_size, sizes.batch)
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def keep(call: Call) -> None:
+        if call.is_activation:
+            found.append((torch.zeros_like(call.output), call.output.clone()))
+
+    with torch.no_grad(), tap(t.model, keep, functional=False):
+        t.model(t.x_nchw)
+    return found
 
 
 def _mean_step(with_value: Sequence[float], without: Sequence[float]) -> list[float]:
