@@ -1,7 +1,7 @@
 """``make soak``: sweeps that are killed at random for half an hour, then a thousand tiny runs in one process.
 
 Checked: every run ends as it does undisturbed, to the bit; no epoch is trained twice; no run is lost or doubled; no
-process, temporary file, open file, thread or memory is left behind. Figures go to results/soak/soak.json.
+process, temporary file, open file, thread or memory is left behind. Figures go to results/soak/.
 Exit code 0 if all of it holds, 1 with the first thing that does not.
 """
 
@@ -67,27 +67,29 @@ class Leaks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of sweeps that are killed")
-    parser.add_argument("--runs", type=int, default=1000, help="tiny runs in one process")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of sweeps that are killed; 0: none")
+    parser.add_argument("--runs", type=int, default=1000, help="tiny runs in one process; 0: none")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="of the kills")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "soak")
     options = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     print(f"seed {options.seed}, in {place}", flush=True)
-    killing = killed_sweeps(place, options.seed, options.minutes)
-    leaks = many_runs(place / "many", options.runs)
+    if options.minutes:
+        write(options.output / "killed_sweeps.json", killed_sweeps(place, options.seed, options.minutes))
+    if options.runs:
+        write(options.output / "many_runs.json", many_runs(place / "many", options.runs))
     expect(not working_in(place), f"processes are left: {working_in(place)}")
-    figures = {
-        "machine": machine(torch.device("cpu")),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "killed_sweeps": asdict(killing),
-        "many_runs": asdict(leaks),
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.output / "soak.json", (json.dumps(figures, indent=1) + "\n").encode())
     shutil.rmtree(place)  # what went wrong stays, to be looked at
-    print(f"all is well: {options.output / 'soak.json'}")
+    print("all is well")
+
+
+def write(path: Path, figures: "Killing | Leaks") -> None:
+    """The figures, and what made them."""
+    made = {"command": " ".join(["python", "scripts/soak.py", *sys.argv[1:]]), "git_commit": git_commit()}
+    made |= {"machine": machine(torch.device("cpu")), "versions": versions()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(asdict(figures) | made, indent=1) + "\n").encode())
+    print(path)
 
 
 # --- sweeps that are killed ---

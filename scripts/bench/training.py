@@ -312,7 +312,7 @@ def threads(sizes: Sizes) -> list[Figure]:
             for w in (first, second):
                 w.submit(_steps, network, sizes, 2, steps).result()
 
-        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, sizes.few_rounds[0])
+        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, sizes.thread_rounds)
     values = ratios(seconds["at once"], seconds["in turn"])
     return [figure("two runs of one thread at once / in turn with two threads", label_of(network), values)]
 
