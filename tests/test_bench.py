@@ -199,6 +199,6 @@ def test_the_slow_sections_run():
         "compiled step with the penalty",
         "eat-run --help / ",
         "eat-report on 8",
-        "eat-run without penalty /",
+        "eat-run / minimal loop",
     ):
         assert figure in done.stdout

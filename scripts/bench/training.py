@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from functools import cache, partial
+from multiprocessing.context import BaseContext, ForkServerContext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -156,7 +157,8 @@ def compiled(sizes: Sizes) -> list[Figure]:
     goals = (0.85, 1.0)
     found: list[Figure] = []
     with ExitStack() as stack:
-        workers = [stack.enter_context(worker()) for _ in sizes.networks]
+        spawning = multiprocessing.get_context("spawn")  # compilers start processes of their own
+        workers = [stack.enter_context(worker(spawning)) for _ in sizes.networks]
         waiting = [w.submit(_compile, n, sizes) for w, n in zip(workers, sizes.networks, strict=True)]
         compile_s = [future.result() for future in waiting]
         for i, network in enumerate(sizes.networks):
@@ -209,14 +211,21 @@ def _time_compiled(network: Network, sizes: Sizes, rounds: int) -> dict[str, lis
     return interleaved(_compiled_variants(network, sizes), rounds)
 
 
-def worker() -> ProcessPoolExecutor:
+def worker(context: BaseContext | None = None) -> ProcessPoolExecutor:
     """One fresh process, set up like a run of eat-run with one thread, that stays for several calls."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), set_up)
+    return ProcessPoolExecutor(1, context or fresh(), set_up)
 
 
 def plain_worker() -> ProcessPoolExecutor:
     """The same with the memory allocator as it is."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    return ProcessPoolExecutor(1, fresh(), torch.set_num_threads, (1,))
+
+
+def fresh() -> ForkServerContext:
+    """Makes processes that have computed nothing yet, without importing torch in each of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def set_up() -> None:
@@ -241,13 +250,11 @@ def memory(sizes: Sizes) -> list[Figure]:
     if not Path("/proc/self/status").exists():
         print("peak memory is skipped: it is read from Linux's /proc")
         return []
-    context = multiprocessing.get_context("forkserver")  # without importing torch in each of them
-    context.set_forkserver_preload([__name__])
     variants = {"plain": "", **SCOPES}
-    with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,), max_tasks_per_child=1) as fresh:
+    with ProcessPoolExecutor(2, fresh(), torch.set_num_threads, (1,), max_tasks_per_child=1) as processes:
         waiting = {
             (network, allocator, name): [
-                fresh.submit(peak_bytes, network, scope, sizes, kept) for _ in range(sizes.memory_runs)
+                processes.submit(peak_bytes, network, scope, sizes, kept) for _ in range(sizes.memory_runs)
             ]
             for network in sizes.networks
             for allocator, kept in ALLOCATORS.items()
