@@ -1,6 +1,7 @@
 """eat-run around an experiment that does not train: what is prepared, run, reported, and the exit code."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from eat_runner.cli.help import GROUPS, choices
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.identity import run_id
 from eat_runner.config.root import ExperimentConfig
+from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
 
 FINGERPRINT = "0" * 8
@@ -271,3 +273,27 @@ def test_the_shell_completes_choices_and_keys_and_needs_no_torch() -> None:
         "model=vgg19",
     ]
     assert real(["-sc", "query=bash"], COMP_LINE="eat-run trainer.ep").split() == ["trainer.epochs="]
+
+
+def test_a_library_that_is_interrupted_makes_no_error_of_bad_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OmegaConf, stopped while it composes, raises an AttributeError, which the command line takes for bad input."""
+
+    def interrupted(arguments: list[str]) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise UserError("'NoneType' object has no attribute '_invalidate_flags_cache'") from None
+        raise AssertionError("the signal did not arrive")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(run, "command", interrupted)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run.main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "eat-run: stopped: the same command continues\n"

@@ -121,10 +121,6 @@ def make_newer(folder: RunFolder) -> None:
     folder.record.write_text(json.dumps(json.loads(folder.record.read_text()) | {"format": 99}))
 
 
-def remove_record(folder: RunFolder) -> None:
-    folder.record.unlink()
-
-
 def empty_config(folder: RunFolder) -> None:
     record = folder.read_record()
     record.config = {"dataset": "digits"}
@@ -137,7 +133,7 @@ def huge_seed(folder: RunFolder) -> None:
     folder.write_record(record)
 
 
-@pytest.mark.parametrize("damage", [damage_record, make_newer, remove_record, empty_config, huge_seed])
+@pytest.mark.parametrize("damage", [damage_record, make_newer, empty_config, huge_seed])
 def test_one_broken_folder_is_named_and_the_others_are_taken(tmp_path: Path, damage: Any) -> None:
     write_run(tmp_path, config(0.0))
     broken = write_run(tmp_path, config(1.0))
@@ -149,6 +145,14 @@ def test_one_broken_folder_is_named_and_the_others_are_taken(tmp_path: Path, dam
     assert "record.json" in run.reason
     assert "\n" not in run.reason
     assert all(run.priced for run in runs.values())
+
+
+def test_a_run_without_a_record_yet_is_running(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    begun = write_run(tmp_path, config(1.0))
+    begun.record.unlink()
+    run = by_id(collate_runs(tmp_path, PUBLISHED))[begun.path.name]
+    assert (run.status, run.reason) == ("running", "no record yet: a process has it, or was killed")
 
 
 def test_damaged_counts_keep_the_accuracy_and_say_so(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def _read_all(folders: Sequence[RunFolder], hardware: HardwareConfig) -> Iterato
 
 
 def _read(folder: RunFolder, hardware: HardwareConfig) -> tuple[Run, Common]:
-    """A folder's run: broken where its files cannot be read, without energy where its counts cannot be priced."""
+    """A folder's run: running where there is no record yet, broken where its files cannot be read, without energy where
+    its counts cannot be priced."""
     run = Run(run_id=printable(folder.path.name), folder=str(folder.path), hardware=hardware.name)
     common: Common = ()
     try:
@@ -210,7 +211,10 @@ def _read(folder: RunFolder, hardware: HardwareConfig) -> tuple[Run, Common]:
         if record.status == "finished":
             run = replace(run, **_energy(folder, record, hardware))
     except UserError as error:
-        run = replace(run, reason=printable(str(error)))
+        if folder.record.exists():
+            run = replace(run, reason=printable(str(error)))
+        else:
+            run = replace(run, status="running", reason="no record yet: a process has it, or was killed")
     return run, common
 
 

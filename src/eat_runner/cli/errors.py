@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from eat_runner.errors import UserError
@@ -12,11 +12,12 @@ BAD_INPUT = 2
 
 
 @contextmanager
-def one_line_errors(program: str) -> Generator[None]:
+def one_line_errors(program: str, stopped: Sequence[int] = ()) -> Generator[None]:
     """Within the block a UserError or OSError (disk full, read-only) ends the program: ``<program>: error: <line>`` on
     stderr, exit code 2. With HYDRA_FULL_ERROR=1 in the environment the traceback stands before it.
 
-    Everything else is a defect and passes with its traceback.
+    Everything else is a defect and passes with its traceback. stopped: the signals that came; after one, what looks
+    like an error is a library that was interrupted, and becomes KeyboardInterrupt.
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -27,6 +28,8 @@ def one_line_errors(program: str) -> Generator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (UserError, OSError) as error:
+        if stopped:
+            raise KeyboardInterrupt from error
         if full:
             traceback.print_exc()
         print(f"{program}: error: {one_line(error)}", file=sys.stderr, flush=True)

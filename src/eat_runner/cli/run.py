@@ -54,7 +54,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
-        with one_line_errors(PROGRAM):
+        with one_line_errors(PROGRAM, stops):
             code = command(sys.argv[1:])
     except SystemExit as end:
         code = end.code
