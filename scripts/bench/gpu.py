@@ -12,7 +12,7 @@ from bench.baselines import Training, plain_step, training
 from bench.data import MEAN, STD, random_images
 from bench.figures import Figure, figure, interleaved, ratios
 from bench.sizes import CLASSES, Sizes, config_of, label_of
-from bench.training import SCOPES, compiled_step, observer_of, penalised_step
+from bench.training import SCOPES, compiled_step, look_at_hooks, observer_of, penalised_step
 from eat_runner import models
 from eat_runner.config import DatasetConfig, ExperimentConfig, TrainerConfig
 from eat_runner.data import Dataset
@@ -36,6 +36,7 @@ def _steps(network: tuple[str, int], sizes: Sizes, device: str) -> list[Figure]:
     label = f"{label_of(network)}, GPU"
     copy = partial(training, network, sizes.image_size, sizes.gpu_batch, device, bf16=True)
     plain, optimised = copy(), copy()
+    look_at_hooks()
     with ExitStack() as stack:
         variants: dict[str, Callable[[], object]] = {
             "bare loop, eager": partial(plain_step, plain),

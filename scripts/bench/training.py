@@ -180,10 +180,15 @@ def compiled(sizes: Sizes) -> list[Figure]:
     return found
 
 
+def look_at_hooks() -> None:
+    """Copies of a network differ in their observers alone; without this one's graph is taken for all of them."""
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # pyright: ignore[reportPrivateUsage]
+
+
 @cache
 def _compiled_variants(network: Network, sizes: Sizes) -> dict[str, Callable[[], object]]:
     """In a worker, which ends with its hooks: the observers stay attached."""
-    torch._dynamo.config.skip_nnmodule_hook_guards = False  # pyright: ignore[reportPrivateUsage]  (the copies differ in their observers alone)
+    look_at_hooks()
     copies = [training(network, sizes.image_size, sizes.batch) for _ in range(4)]
     observers = [observer_of(copies[1], "leaf_modules"), observer_of(copies[2], "leaf_modules", in_backward=False)]
     for observer in observers:
