@@ -125,11 +125,13 @@ def _ours(one: Outcome, rule: str) -> Row:
             numbers |= _numbers("decrease_percent", pick, "energy_decrease_percent")
             numbers |= {"lambda": pick.lambda_, "sigma": pick.runs[0].sigma, "eat_seeds": pick.n}
         else:
-            note = "; ".join(filter(None, [note, _why_none(one.baseline, rule)]))
+            note = "; ".join(filter(None, [note, _why_none(one, one.baseline, rule)]))
     return head | numbers | {"runs_done": one.done, "runs_planned": len(one.cell.run_ids), "note": note}
 
 
-def _why_none(baseline: Setting, rule: str) -> str:
+def _why_none(one: Outcome, baseline: Setting, rule: str) -> str:
+    if one.done < len(one.cell.run_ids):
+        return ""  # the runs that are not done may be within
     if rule == "validation" and baseline.mean("accuracy_validation") is None:
         return "no validation split"
     return "no lambda within 3 points of ST"
