@@ -221,14 +221,20 @@ def test_a_failing_run_keeps_its_traceback(config, monkeypatch):
 
 def test_zero_epochs_only_measures(config, tmp_path):
     trained = experiment.run(config)
-    weights = Path(config.results_dir) / config.name / trained.run_id
+    folder = RunFolder(Path(config.results_dir) / config.name / trained.run_id)
+    only_measured = replace(config.trainer, epochs=0)
     measured = experiment.run(
-        replace(config, init=str(weights), trainer=replace(config.trainer, epochs=0), lambda_=0.0, name="measured")
+        replace(config, init=str(folder.path), trainer=only_measured, lambda_=0.0, name="measured")
     )
     assert measured.status == "finished"
     assert measured.run_id != trained.run_id
     assert measured.accuracy["test"] == trained.accuracy["test"]
     assert measured.energy["published"]["test"]["ratio"] == trained.energy["published"]["test"]["ratio"]
+    # the validation split is not measured anew after the last epoch's look at it
+    other = RunFolder(Path(config.results_dir) / "measured" / measured.run_id)
+    assert folder.layers.read_text() == other.layers.read_text()
+    assert folder.batches.read_text() == other.batches.read_text()
+    assert [row.split for row in folder.read_counts().batches if row.is_floor] == ["validation", "test"]
 
 
 def test_a_finished_run_can_be_loaded(config):

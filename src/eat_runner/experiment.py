@@ -1,6 +1,7 @@
 """An experiment, on one page: build the parts, train, measure, and return the record."""
 
 import hashlib
+import math
 import os
 import shutil
 import time
@@ -147,8 +148,9 @@ def expected_seconds(experiment: Experiment) -> float:
     started = time.perf_counter()
     trainer.evaluate(sample, "test", floor=False)
     image_s = (time.perf_counter() - started) / len(sample)
-    looks = len(dataset.validation) * (settings.epochs // settings.evaluate_every + 1) + len(dataset.test)
-    return settings.epochs * trainer.steps * step_s + looks * image_s
+    looks = max(math.ceil(settings.epochs / settings.evaluate_every), 1)  # the last one measures the result, too
+    images = looks * len(dataset.validation) + len(dataset.test)
+    return settings.epochs * trainer.steps * step_s + images * image_s
 
 
 def _run_alone(experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
@@ -198,10 +200,12 @@ def _measure(trainer: Trainer, experiment: Experiment, stop: Callable[[], bool])
         return _record(trainer, experiment, "diverged", "the loss stopped being finite")
     dataset, folder = trainer.dataset, experiment.folder
     evaluations: dict[str, Evaluation] = {}
+    if trainer.validation is not None:
+        evaluations["validation"] = trainer.validation
     for split, images in (("validation", dataset.validation), ("test", dataset.test)):
         if stop():
             raise _interrupted(trainer, experiment)
-        if len(images):
+        if len(images) and split not in evaluations:
             evaluations[split] = trainer.evaluate(images, split)
     write_atomically(folder.weights, trainer.weights())
     counts = merge(evaluation.counts for evaluation in evaluations.values())

@@ -104,6 +104,7 @@ class Trainer:
         self.sums = torch.zeros(3, device=device, dtype=exact)  # cross-entropy, penalty, correct answers
         self.history: list[EpochRow] = []
         self.seconds = 0.0
+        self.validation: Evaluation | None = None  # of the trained network, once ``monitor`` has looked at it
 
     @property
     def diverged(self) -> bool:
@@ -189,15 +190,19 @@ class Trainer:
         )
 
     def monitor(self) -> None:
-        """Look at the validation split, or at some training images where none was cut, and complete the last row."""
+        """Look at the validation split, or at some training images where none was cut, and complete the last row.
+
+        At the end of training this is the validation split's measurement too, with its floor batch.
+        """
         if self.diverged:
             return
         split = self.dataset.validation
         images = split if len(split) else self.dataset.train.first(MONITORED_WITHOUT_SPLIT)
-        evaluation = self.evaluate(images, "validation", floor=False)
+        evaluation = self.evaluate(images, "validation", floor=self.done)
         row = self.history[-1]
         if len(split):
             row.validation_loss, row.validation_accuracy = evaluation.loss, evaluation.accuracy
+            self.validation = evaluation if self.done else None
         row.firing_rate = evaluation.counts.firing_rate
         if self.config.meter.batch == PUBLISHED.batch and self.config.meter.threshold == PUBLISHED.threshold:
             row.energy_ratio = estimate(evaluation.counts, PUBLISHED, "validation").ratio
