@@ -47,11 +47,11 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12")'
 	@if command -v uv >/dev/null; then \
 		{ test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
-		uv pip install --python $(BIN)/python --editable '.[dev]'; \
+		uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'; \
 	else \
 		{ test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
 		if $(BIN)/python -m pip install --quiet uv; \
-		then $(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]'; \
+		then $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'; \
 		else $(BIN)/python -m pip install --editable '.[dev]'; fi; \
 	fi
 	@touch $@

@@ -8,7 +8,7 @@ from eat_runner.config import ModelConfig
 @dataclass(frozen=True)
 class Sizes:
     """networks: what is measured, slim ResNet first. rounds: repetitions of the comparison of training steps, by
-    network; few_rounds: of the others.
+    network; few_rounds: of the others; memory_runs: of the measurement of memory.
 
     metered_batches: of an evaluation. augmented: images of a pass of the data path. per_class, epochs: of the whole of
     eat-run, on ten classes (one image in ten is cut off for validation). folders: for eat-report.
@@ -20,7 +20,7 @@ class Sizes:
     rounds: tuple[int, ...] = (25, 3)
     few_rounds: tuple[int, ...] = (7, 3)
     metered_batches: tuple[int, ...] = (10, 10)
-    memory_runs: int = 1
+    memory_runs: tuple[int, ...] = (5, 1)
     augmented: int = 1024
     per_class: int = 1111
     epochs: int = 5
@@ -42,7 +42,7 @@ TINY = Sizes(
     rounds=(2, 2),
     few_rounds=(2, 2),
     metered_batches=(2, 1),
-    memory_runs=1,
+    memory_runs=(1, 1),
     augmented=8,
     per_class=10,
     epochs=1,

@@ -258,10 +258,8 @@ def memory(sizes: Sizes) -> list[Figure]:
     variants = {"plain": "", **SCOPES}
     with ProcessPoolExecutor(2, fresh(), torch.set_num_threads, (1,), max_tasks_per_child=1) as processes:
         waiting = {
-            (network, allocator, name): [
-                processes.submit(peak_bytes, network, scope, sizes, kept) for _ in range(sizes.memory_runs)
-            ]
-            for network in sizes.networks
+            (network, allocator, name): [processes.submit(peak_bytes, network, scope, sizes, kept) for _ in range(runs)]
+            for network, runs in zip(sizes.networks, sizes.memory_runs, strict=True)
             for allocator, kept in ALLOCATORS.items()
             for name, scope in variants.items()
         }
