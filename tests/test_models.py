@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -96,6 +97,32 @@ def test_narrowest_network_counted_by_hand():
     # stem 9+2; stages: 2(18+4); 18+36+8+2+4, 72+8; 72+144+16+8+8, 288+16; 288+576+32+32+16, 1152+32; head 8*2+2
     stages = 44 + 68 + 80 + 248 + 304 + 944 + 1184
     assert parameters(network("resnet18", 8, 1, 2, width=1)) == 11 + stages + 18
+
+
+def test_vgg16_with_the_imagenet_head_is_the_network_of_the_paper():
+    """138 million parameters, and the tensors of torchvision's vgg16_bn one for one; built without memory."""
+    with torch.device("meta"):
+        ours = network("vgg16", 224, 3, 1000, head="imagenet")
+        theirs = torchvision.models.vgg16_bn(init_weights=False)
+        assert ours.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, 1000)
+    assert parameters(ours) == parameters(theirs) == 138_365_992
+    shapes, expected = ([(name, tuple(t.shape)) for name, t in n.state_dict().items()] for n in (ours, theirs))
+    assert shapes == expected
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_slim_imagenet_head_counted_by_formula(size: int):
+    """8w channels on 7x7 pixels into two layers of 64w, each with a bias, in place of the one linear layer."""
+    module = network("vgg11", size, width=2, head="imagenet")
+    head = (16 * 49 * 128 + 128) + (128 * 128 + 128) + (128 * 10 + 10)
+    assert parameters(module) == vgg_count(VGG_CONVOLUTIONS["vgg11"], 2, 3, 10) - (16 * 10 + 10) + head
+    assert logits(module, size, 3) == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision"])
+def test_a_head_for_other_networks_is_refused_in_one_line(name: str):
+    with pytest.raises(UserError, match=rf"^model.head=imagenet is for our VGGs only.*model={name}$"):
+        ModelConfig(name=name, head="imagenet").check()
 
 
 # -- form
