@@ -17,7 +17,8 @@ class ModelConfig:
     width: channels of the first stage of our ResNets and VGGs; 64 is the standard network, 16 a quarter of it.
     stem: first layer of our ResNets: 3x3 stride 1 (CIFAR form), 7x7 stride 2 with max-pool (ImageNet form), or by
     image size (auto: 3x3 below 64 px). head: classifier of our VGGs: one linear layer (CIFAR form), or the three of the
-    ImageNet form, the hidden ones of ``64 * width`` features, with dropout. pretrained: start from torchvision's ImageNet weights.
+    ImageNet form, the hidden ones of ``64 * width`` features, with dropout. pretrained: start from torchvision's
+    ImageNet weights.
     """
 
     name: str = "resnet18"

@@ -1,5 +1,5 @@
-"""VGGs (Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556) with batch norm, and one linear layer, as used for CIFAR, or
-the three of the ImageNet form."""
+"""VGGs (Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556) with batch norm, and with one linear layer, as used for
+CIFAR, or the three of the ImageNet form."""
 
 from torch import Tensor, nn
 
