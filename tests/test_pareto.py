@@ -98,6 +98,27 @@ def test_selection_without_a_validation_split_is_none_and_said() -> None:
     assert front.selected.lambda_ == 1
 
 
+def test_a_setting_that_lacks_a_seed_of_the_baseline_is_not_selected() -> None:
+    """Seed 0 is the worse one: without it a setting would look better than it is."""
+    standard = [run(0, 0.90, 0.8, 0), run(0, 0.96, 0.8, 1)]
+    whole = [run(1, 0.89, 0.7, 0), run(1, 0.95, 0.7, 1)]
+    half = [run(2, 0.94, 0.5, 1)]
+    (front,) = fronts(standard + whole + half)
+    assert front.selected is not None
+    assert front.selected.lambda_ == 1
+    assert any("only those with every seed of lambda=0 are selected" in remark for remark in front.remarks)
+    (front,) = fronts(standard[1:] + whole + half)  # of the baseline, too, seed 1 alone is there
+    assert front.selected is not None
+    assert front.selected.lambda_ == 2
+
+
+def test_seeds_that_the_baseline_lacks_do_not_count() -> None:
+    """In seed 1, that of the baseline, lambda 1 is 4 points below it; seed 0 would lift its mean to within 3."""
+    baseline = Setting([run(0, 0.95, 0.8, 1)])
+    setting = Setting([run(1, 0.99, 0.4, 0), run(1, 0.91, 0.4, 1)])
+    assert select([baseline, setting], baseline) is baseline
+
+
 def test_ties_go_to_the_more_accurate_then_to_the_smaller_lambda() -> None:
     settings = [Setting([run(*v)]) for v in [(0, 0.95, 0.8), (3, 0.94, 0.6), (2, 0.945, 0.6), (1, 0.945, 0.6)]]
     for order in itertools.permutations(settings):

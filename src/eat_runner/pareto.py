@@ -182,15 +182,20 @@ def select(
 ) -> Setting | None:
     """What the rule picks (SELECTION_RULES); None where the baseline was not measured on the split it looks at.
 
-    Of equals the more accurate setting is taken, then the smaller lambda. The baseline itself is a candidate.
+    Seeds are compared in pairs: a setting that lacks a seed of the baseline (it diverged, or is not done) is no
+    candidate, and of one with more seeds only the baseline's count. Of equals the more accurate setting is taken, then
+    the smaller lambda. The baseline itself is a candidate.
     """
     accuracy_of, energy_of = ACCURACY[selection], ENERGY[selection]
-    standard = baseline.mean(accuracy_of)
+    standard, seeds = baseline.mean(accuracy_of), {run.seed for run in baseline.runs}
     if standard is None:
         return None
     candidates: list[tuple[float, float, float, str, Setting]] = []
     for setting in settings:
-        accuracy, energy = setting.mean(accuracy_of), setting.mean(energy_of)
+        paired = Setting([run for run in setting.runs if run.seed in seeds])
+        if paired.n < baseline.n:
+            continue
+        accuracy, energy = paired.mean(accuracy_of), paired.mean(energy_of)
         if accuracy is not None and energy is not None and accuracy >= standard - points - TOLERANCE:
             candidates.append((energy, -accuracy, setting.lambda_, setting.setting_id, setting))
     return min(candidates, key=lambda candidate: candidate[:-1])[-1] if candidates else None
@@ -234,5 +239,7 @@ def _remarks(settings: list[Setting], baseline: Setting | None, selected: Settin
     if seeds == [1]:
         remarks.append("one seed a setting: there is no standard deviation")
     elif len(seeds) > 1:
-        remarks.append(f"settings have {seeds[0]} to {seeds[-1]} seeds")
+        remarks.append(
+            f"settings have {seeds[0]} to {seeds[-1]} seeds; only those with every seed of lambda=0 are selected"
+        )
     return remarks
