@@ -384,6 +384,29 @@ def test_an_overflow_that_relu_would_hide_is_refused(dtype: torch.dtype, sign: i
         meter(model, torch.tensor([[2.0, 2.0]], dtype=dtype))
 
 
+class Residual(nn.Module):
+    """relu(x + norm(conv(x))), the sum made by the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_later_batch_that_overflows_in_front_of_an_addition_is_refused(dtype: torch.dtype, sign: int) -> None:
+    model = Residual().to(dtype)
+    with torch.no_grad():
+        model.conv.weight.fill_(sign * torch.finfo(dtype).max)
+    fits, overflows = torch.full((1, 1, 1, 1), 0.5, dtype=dtype), torch.full((1, 1, 1, 1), 2.0, dtype=dtype)
+    assert meter(model, fits).images == 1
+    with pytest.raises(NonFiniteError):
+        meter(model, fits, overflows)
+
+
 def test_an_input_that_is_not_finite_is_refused() -> None:
     with pytest.raises(NonFiniteError):
         meter(nn.Sequential(nn.ReLU()), torch.tensor([[1.0, float("nan")]]))

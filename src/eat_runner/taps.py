@@ -140,6 +140,10 @@ def evaluation_mode(model: nn.Module) -> Generator[None]:
 
 def tensors_in(values: Any) -> tuple[Tensor, ...]:
     """The tensors among ``values`` and in the lists, tuples and dicts among them, in order."""
+    if isinstance(values, Tensor):
+        return (values,)
+    if type(values) is tuple and all(isinstance(value, Tensor) for value in values):  # most calls' arguments
+        return values
     return tuple(value for value in tree_leaves(values) if isinstance(value, Tensor))
 
 
@@ -170,7 +174,7 @@ class _Recorder:
             outputs = tensors_in(output)
             replacement = None
             if outputs:
-                inputs = tensors_in((args, kwargs))
+                inputs = tensors_in((args, kwargs) if kwargs else args)
                 inplace = module in self.built_in_place
                 replacement = self.report(name, type(module).__name__, module, inputs, outputs[0], inplace)
             self.in_leaf = False

@@ -18,6 +18,7 @@ UINT8_MAX = 255  # flags that can be added up in eight bits
 CHUNK = 2**17  # values that are looked at together: half a megabyte
 RELUS = ("ReLU", "relu", "relu_")  # let through what is positive
 PRODUCTS = (Kind.CONV, Kind.LINEAR)
+PASSES_ON_NONFINITE = (Kind.BATCH_NORM, Kind.ADD)  # what is not finite in their inputs shows in their output
 KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)  # what these make of finite values is finite
 ROLES = {"weight": "weight", "bias": "bias", "running_mean": "statistics", "running_var": "statistics"}
 
@@ -230,7 +231,7 @@ class _Meter:
         self.calls: list[_Layer] = []
         self.works: dict[tuple[int, int], Op] = {}  # by call and elements of the output
         self.wanted: set[int] = set()  # calls whose outputs somebody wanted counted at each position
-        self.checked_later: set[int] = set()  # calls read by a batch norm, which passes on whatever is not finite
+        self.checked_later: set[int] = set()  # calls read by what passes on whatever is not finite
         self._start(floor=False)
 
     def _start(self, floor: bool) -> None:
@@ -279,8 +280,8 @@ class _Meter:
         read = [self._input(call, x, producer) for x, producer in inputs]
         input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
         moved = work.kind == Kind.VIEW and input_elements == output_elements
-        if work.kind == Kind.BATCH_NORM:
-            self.checked_later.add(call.producers[0])
+        if work.kind in PASSES_ON_NONFINITE:
+            self.checked_later.update(call.producers)
         made = self._moved(call, read, input_nonzeros) if moved else self._made(call, work, read)
         self.made[call.index] = made
         positions = self._positions(call, read[0]) if work.kind in PRODUCTS else None
