@@ -384,7 +384,7 @@ def test_an_overflow_that_relu_would_hide_is_refused(dtype: torch.dtype, sign: i
         meter(model, torch.tensor([[2.0, 2.0]], dtype=dtype))
 
 
-class Residual(nn.Module):
+class OutOfPlace(nn.Module):
     """relu(x + norm(conv(x))), the sum made by the network itself."""
 
     def __init__(self) -> None:
@@ -398,7 +398,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_later_batch_that_overflows_in_front_of_an_addition_is_refused(dtype: torch.dtype, sign: int) -> None:
-    model = Residual().to(dtype)
+    model = OutOfPlace().to(dtype)
     with torch.no_grad():
         model.conv.weight.fill_(sign * torch.finfo(dtype).max)
     fits, overflows = torch.full((1, 1, 1, 1), 0.5, dtype=dtype), torch.full((1, 1, 1, 1), 2.0, dtype=dtype)
