@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import pickle
+import re
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -238,11 +240,22 @@ def test_pretrained_without_a_connection_is_one_line(tmp_path: Path, monkeypatch
     assert "\n" not in str(error.value)
 
 
-def test_pretrained_brings_weights_and_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    published = build(ModelConfig(name="torchvision", arch="resnet18"), 32, 3, 1000).module.state_dict()
-    torch.save(published, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+def plant(content: object, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **how: object) -> Path:
+    """Put ``content`` where torchvision keeps the published weights of ``arch``."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = torchvision.models.get_model_weights(arch).DEFAULT.url
+    file = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file, **how)  # type: ignore[arg-type]
+    return file
+
+
+def test_pretrained_brings_weights_and_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    published = build(ModelConfig(name="torchvision", arch="resnet18"), 32, 3, 1000).module.state_dict()
+    plant(published, "resnet18", tmp_path, monkeypatch)
     made = build(ModelConfig(name="torchvision", arch="resnet18", pretrained=True), 32, 3, 10)
     weights = made.module.state_dict()
     assert all(torch.equal(weights[name], published[name]) for name in weights if not name.startswith("fc."))
@@ -251,6 +264,62 @@ def test_pretrained_brings_weights_and_normalisation(tmp_path: Path, monkeypatch
     assert made.messages == (
         "torchvision's resnet18 has 1000 classes and the data 10: the last layer (fc) starts fresh",
     )
+
+
+def dotted(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names as in the file that torchvision publishes for DenseNet."""
+    for name in list(state):
+        old = re.sub(r"(denselayer.*)(norm|conv)([12])", r"\1\2.\3", name)
+        state[old] = state.pop(name)
+    assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    return state
+
+
+@pytest.mark.parametrize(
+    ("arch", "extra", "publish", "mean"),
+    [
+        ("googlenet", {"init_weights": False}, lambda state: state, (0.5, 0.5, 0.5)),
+        ("densenet121", {}, dotted, (0.485, 0.456, 0.406)),
+        ("mnasnet0_5", {}, lambda state: state, (0.485, 0.456, 0.406)),
+    ],
+)
+def test_pretrained_networks_with_peculiarities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, extra: dict[str, bool], publish: Any, mean: object
+):
+    """Auxiliary heads, names with dots, and a network that asks for the version of its weights."""
+    theirs = torchvision.models.get_model(arch, weights=None, **extra)
+    expected = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    plant(publish(theirs.state_dict()), arch, tmp_path, monkeypatch)
+    made = build(ModelConfig(name="torchvision", arch=arch, pretrained=True), 32, 3, 1000)
+    weights = made.module.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+    assert {name for name in expected if name not in weights} == {name for name in expected if "aux" in name}
+    assert (made.mean, made.messages) == (mean, ())
+
+
+@pytest.mark.parametrize("disguise", ["bare", "torch", "old"])
+def test_code_planted_as_pretrained_weights_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disguise: str
+):
+    struck = tmp_path / "struck"
+    content = pickle.dumps(Evil(struck), protocol=2) if disguise == "bare" else {"conv1.weight": Evil(struck)}
+    file = plant(content, "resnet18", tmp_path, monkeypatch, _use_new_zipfile_serialization=disguise == "torch")
+    with pytest.raises(UserError, match=f"{file} is damaged, or not the weights that torchvision") as error:
+        build(ModelConfig(name="torchvision", arch="resnet18", pretrained=True), 32, 3, 10)
+    assert "\n" not in str(error.value)
+    assert not struck.exists()
+    if disguise == "bare":
+        pickle.loads(content)  # type: ignore[arg-type]
+    else:
+        torch.load(file, weights_only=False)
+    assert struck.exists()  # it would have run
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", {"conv1.weight": torch.zeros(3)}, [1, 2], {1: "x"}])
+def test_damaged_pretrained_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object):
+    file = plant(content, "resnet18", tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"{file} is damaged.*: delete it$"):
+        build(ModelConfig(name="torchvision", arch="resnet18", pretrained=True), 32, 3, 10)
 
 
 # -- entry points
@@ -337,6 +406,14 @@ def test_weights_from_every_kind_of_file(tmp_path: Path):
         assert differing(target, source)
         assert load_weights(target, tmp_path / name) == []
         assert not differing(target, source)
+
+
+def test_weights_of_a_network_that_asks_for_their_version(tmp_path: Path):
+    config = ModelConfig(name="torchvision", arch="mnasnet0_5")
+    source, target = (build(config, 32, 3, 10).module for _ in range(2))
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    assert load_weights(target, tmp_path / "w.safetensors") == []
+    assert not differing(target, source)
 
 
 def test_head_for_another_number_of_classes_starts_fresh(tmp_path: Path):

@@ -1,8 +1,10 @@
 """Networks that others wrote: torchvision's CNN classifiers, and those that installed packages offer."""
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from eat_runner.config import ModelConfig
 from eat_runner.errors import UserError
 from eat_runner.models.network import Network
-from eat_runner.models.weights import adopt
+from eat_runner.models.weights import adopt, first_line
 
 ENTRY_POINT_GROUP = "eat_runner.models"
 TORCHVISION_CHANNELS = 3
@@ -89,9 +91,9 @@ def _check_arch(config: ModelConfig, known: Sequence[str]) -> None:
     )
 
 
-def _torchvision_module(arch: str, classes: int) -> nn.Module:
+def _torchvision_module(arch: str, classes: int, initialised: bool = True) -> nn.Module:
     # Auxiliary heads make a second and third output in training; init_weights=True is what they default to, aloud.
-    extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if arch in WITH_AUXILIARY_HEADS else {}
+    extra: dict[str, Any] = {"aux_logits": False, "init_weights": initialised} if arch in WITH_AUXILIARY_HEADS else {}
     return torchvision.models.get_model(arch, weights=None, num_classes=classes, **extra)
 
 
@@ -99,19 +101,35 @@ def _pretrained(arch: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, .
     """torchvision's best ImageNet weights in their network, with the mean and deviation that they expect."""
     offered: Any = torchvision.models.get_model_weights(arch)
     weights = offered.DEFAULT
-    extra: dict[str, Any] = {"aux_logits": False} if arch in WITH_AUXILIARY_HEADS else {}
+    file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    module = _torchvision_module(arch, len(weights.meta["categories"]), initialised=False)
     try:
-        module = torchvision.models.get_model(arch, weights=weights, **extra)
-    except (OSError, RuntimeError) as error:  # no connection, no room, or a damaged download
+        # get_model(weights=...) would unpickle whatever lies there; the hash is that of a download alone
+        state = weights.get_state_dict(check_hash=True, weights_only=True)
+        module.load_state_dict(_todays_names(state))
+    except Exception as error:  # no connection, no room; and a damaged file can raise anything
+        if file.exists():
+            raise UserError(
+                f"model.pretrained=true: {file} is damaged, or not the weights that torchvision published: delete it"
+            ) from error
         raise UserError(
-            f"model.pretrained=true: the weights of {arch} could not be downloaded ({str(error).splitlines()[0]}):"
-            f" put {weights.url} into {torch.hub.get_dir()}/checkpoints, or use model.pretrained=false"
+            f"model.pretrained=true: the weights of {arch} could not be downloaded ({first_line(error)}):"
+            f" put {weights.url} into {file.parent}, or use model.pretrained=false"
         ) from error
-    if getattr(module, "transform_input", False):
-        # These networks re-normalise inside to (x - 0.5) / 0.5. Done outside, it is not charged as computation.
+    if arch in WITH_AUXILIARY_HEADS:
+        # Their weights want (x - 0.5) / 0.5, which torchvision computes inside. Outside, it is not charged.
         return module, (0.5,) * TORCHVISION_CHANNELS, (0.5,) * TORCHVISION_CHANNELS
     preset = weights.transforms()
     return module, tuple(preset.mean), tuple(preset.std)
+
+
+def _todays_names(state: dict[str, Any]) -> dict[str, Any]:
+    """``state`` without auxiliary heads; DenseNet's file has names with a dot that modules cannot have any more."""
+    for name in list(state):
+        tensor = state.pop(name)
+        if not name.lower().startswith("aux"):
+            state[re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)] = tensor
+    return state  # the same object: it carries the versions of its modules
 
 
 def _check_image_size(logits: Callable[[int], Any], name: str, image_size: int, classes: int) -> None:
@@ -135,7 +153,7 @@ def _problem(logits: Callable[[int], Any], image_size: int, classes: int) -> str
     try:
         answer = logits(image_size)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     if not isinstance(answer, Tensor) or tuple(answer.shape) != (1, classes):
         return f"it returns {tuple(getattr(answer, 'shape', ()))}, not one row of {classes} logits"
     return None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -45,7 +44,9 @@ def adopt(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> list
     if differences:
         shown = "; ".join(differences[:SHOWN_DIFFERENCES])
         raise UserError(f"{source} does not fit the network: {shown} ({len(differences)} differences in all)")
-    module.load_state_dict({name: tensor for name, tensor in weights.items() if name not in fresh}, strict=False)
+    for name, tensor in weights.items():
+        if name not in fresh:
+            expected[name].copy_(tensor)  # the network's own memory
     if not fresh:
         return []
     theirs, ours = weights[fresh[0]].shape[0], expected[fresh[0]].shape[0]
@@ -63,9 +64,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"init={path} is no plain state dict (a file that holds code or other objects is not opened):"
             " save model.state_dict()"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(
-            f"init={path} cannot be read as a state dict ({_first_line(error)}): save model.state_dict()"
+            f"init={path} cannot be read as a state dict ({first_line(error)}): save model.state_dict()"
         ) from error
     return _state_dict(content, path)
 
@@ -109,5 +110,6 @@ def _differences(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
     return phrases + [f"{name} is not in the network" for name in weights if name not in expected]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The error's message, of several lines the first; its type's name where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
