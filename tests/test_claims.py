@@ -1,5 +1,7 @@
 """A run belongs to one process at a time, and a dead owner's run to nobody."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -7,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from eat_runner.claims import claim, report_lock
+import pytest
+
+from eat_runner.claims import check_locks, claim, report_lock
+from eat_runner.errors import UserError
 
 HOLD = """
 import sys, time
@@ -84,3 +89,30 @@ def test_the_report_lock_waits_and_loses_no_update(tmp_path: Path) -> None:
         assert (tmp_path / "number").read_text() == "0"
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert (tmp_path / "number").read_text() == "60"
+
+
+def test_who_writes_a_report_shows_that_there_are_locks(tmp_path: Path) -> None:
+    with report_lock(tmp_path):
+        check_locks(tmp_path)
+    check_locks(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_that_refuses_locks_is_refused(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS without its lock server does. Where flock is not known at all (ENOSYS): test_many_processes.py."""
+
+    def refuses(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    for lock, name in ((claim, ".lock"), (report_lock, ".report.lock")):
+        with pytest.raises(UserError) as refused, lock(tmp_path):
+            raise AssertionError("it was locked")
+        assert str(refused.value) == (
+            f"{tmp_path / name} cannot be locked ({os.strerror(number)}): choose a results_dir on a file system with "
+            "locks (NFS 4, Lustre mounted with flock, a local disk)"
+        )
+    with pytest.raises(UserError, match="cannot be locked"):
+        check_locks(tmp_path)

@@ -177,7 +177,55 @@ def test_a_mistake_is_one_line_and_starts_nothing(line: str, command: Command, t
     assert not list(tmp_path.iterdir())
 
 
+CODE = "which no configuration may: leave it out"
+JOB_LOGGING = "# @package _global_\nhydra: {job_logging: {"
 EXPERIMENTS: dict[str, tuple[str, str]] = {
+    # code that Hydra would run
+    "callback": (
+        "# @package _global_\nhydra: {callbacks: {x: {_target_: os.mkdir, path: mark}}}\n",
+        f"hydra.callbacks names code (another callback than eat-run's), {CODE}",
+    ),
+    "no_callback": (
+        "# @package _global_\nhydra: {callbacks: {before_jobs: null}}\n",
+        f"hydra.callbacks names code (another callback than eat-run's), {CODE}",
+    ),
+    "reference": (
+        "# @package _global_\nevil: {x: {_target_: os.mkdir, path: mark}}\nhydra: {callbacks: '${evil}'}\n",
+        f"hydra.callbacks names code (another callback than eat-run's), {CODE}",
+    ),
+    "launcher": (
+        "# @package _global_\nhydra: {launcher: {_target_: os.mkdir}}\n",
+        f"hydra.launcher._target_ names code (os.mkdir), {CODE}",
+    ),
+    "sweeper": (
+        "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: {_target_: os.mkdir, path: mark}}}}\n",
+        f"hydra.sweeper.params.seed._target_ names code (os.mkdir), {CODE}",
+    ),
+    "factory": (
+        JOB_LOGGING + "formatters: {x: {(): os.mkdir, path: mark}}}}\n",
+        f"hydra.job_logging.formatters.x.() names code (os.mkdir), {CODE}",
+    ),
+    "handler": (
+        JOB_LOGGING + "handlers: {x: {class: logging.os.mkdir, path: mark}}, root: {handlers: [x]}}}\n",
+        f"hydra.job_logging.handlers.x.class names code (logging.os.mkdir), {CODE}",
+    ),
+    "stream": (
+        JOB_LOGGING + "handlers: {x: {class: logging.StreamHandler, stream: ext://antigravity}}}}\n",
+        f"hydra.job_logging.handlers.x.stream names code (ext://antigravity), {CODE}",
+    ),
+    "decoded": (
+        JOB_LOGGING + "formatters: '${oc.decode:\"{x: {(): os.mkdir}}\"}'}}\n",
+        f'hydra.job_logging.formatters names code (${{oc.decode:"{{x: {{(): os.mkdir}}}}"}}), {CODE}',
+    ),
+    "hydra_logging": (
+        "# @package _global_\nhydra: {hydra_logging: {formatters: {x: {(): os.mkdir, path: mark}}}}\n",
+        f"hydra.hydra_logging.formatters.x.() names code (os.mkdir), {CODE}",
+    ),
+    "environment": (
+        "# @package _global_\nhydra: {job: {env_set: {CXX: ./mine}}}\n",
+        f"hydra.job.env_set.CXX names code (./mine), {CODE}",
+    ),
+    # slips
     "typo": ("# @package _global_\nlamda: 3\n", "lamda is no key: did you mean lambda?"),
     "type": (
         "# @package _global_\nlambda: high\n",
@@ -208,6 +256,24 @@ def test_a_mistake_in_somebodys_experiment_file(name: str, command: Command, tmp
     file.write_text(text)
     line = message.replace("{file}", str(file))
     assert command(f"--config-dir {tmp_path} experiment={name}") == (2, f"eat-run: error: {line}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment"]
+
+
+@pytest.mark.parametrize("name", ["factory", "handler", "environment"])
+def test_code_in_one_of_the_experiments_that_are_swept_over(name: str, command: Command, tmp_path: Path) -> None:
+    text, message = EXPERIMENTS[name]
+    file = tmp_path / "experiment" / f"{name}.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    line = f"-m --config-dir {tmp_path} experiment=demo,{name}"
+    assert command(line) == (2, f"eat-run: error: {message}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment"]
+
+
+def test_hydras_own_loggers_can_be_chosen(command: Command) -> None:
+    for loggers in ("job_logging=stdout", "job_logging=disabled", "hydra_logging=default", "job_logging=default"):
+        code, error = command(f"--cfg job hydra/{loggers}")
+        assert (code, error) == (0, "")
 
 
 def test_an_unknown_launcher_says_where_launchers_come_from(command: Command) -> None:

@@ -1,10 +1,12 @@
 """eat-run around an experiment that does not train: what is prepared, run, reported, and the exit code."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 
 import eat_runner
+from eat_runner.claims import claim
 from eat_runner.cli import run
+from eat_runner.cli.compose import compose_experiment as composed
 from eat_runner.cli.help import GROUPS, choices
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.identity import run_id
@@ -159,16 +163,84 @@ def test_a_stopped_sweep_is_reported_and_says_continue_me(
     assert len(report.asked) == 1
 
 
-def test_an_exception_that_is_a_defect_passes_but_the_report_is_made(
-    command: Command, experiment: FakeExperiment, report: FakeReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def defect(config: ExperimentConfig) -> RunRecord:
-        raise ZeroDivisionError
+RAISED = {
+    ZeroDivisionError("boom"): r"ZeroDivisionError: boom \(test_cli_run.py:\d+\)",
+    MemoryError(): r"MemoryError \(test_cli_run.py:\d+\)",
+    OSError(28, "No space left on device", "run"): r"OSError: run: No space left on device \(test_cli_run.py:\d+\)",
+    UserError("weights.pt\x1b[2J is not there"): r"weights.pt\?\[2J is not there",
+}
 
-    monkeypatch.setattr(experiment, "run", defect)
-    with pytest.raises(ZeroDivisionError):
-        command("-m lambda=0,1")
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("stop", [False, True], ids=["continue", "stop"])
+def test_what_is_raised_before_a_run_has_its_folder_fails_this_run_alone(
+    error: Exception,
+    stop: bool,
+    command: Command,
+    experiment: FakeExperiment,
+    report: FakeReport,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def raises(config: ExperimentConfig) -> RunRecord:
+        if config.lambda_ == 1:
+            raise error
+        return finishes(config)
+
+    finishes = experiment.run
+    monkeypatch.setattr(experiment, "run", raises)
+    assert command(f"-m lambda=0,1,2 on_error={'stop' if stop else 'continue'}") == 1
+    assert experiment.ran == [(0.0, 0)] if stop else [(0.0, 0), (2.0, 0)]
     assert len(report.asked) == 1
+    assert re.fullmatch(f"eat-run: run lambda=1 seed=0 failed: {RAISED[error]}\n", capsys.readouterr().err)
+
+
+def test_a_run_that_somebody_held_for_a_moment_is_done_in_the_end(
+    command: Command, experiment: FakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for a run's status holds its claim meanwhile: here at each job's turn and at the first look back."""
+    held = ExitStack()
+
+    def has_another(config: ExperimentConfig) -> RunRecord:
+        record = RunRecord(run_id=run_id(config, FINGERPRINT, None), status="running")
+        folder = tmp_path / "results" / "default" / record.run_id
+        folder.mkdir(parents=True)
+        assert held.enter_context(claim(folder))
+        monkeypatch.setattr(experiment, "run", finishes)
+        return record
+
+    finishes = experiment.run
+    monkeypatch.setattr(experiment, "run", has_another)
+    monkeypatch.setattr(run.time, "sleep", lambda _: held.close())
+    assert command("-m lambda=0,1") == 0
+    assert experiment.ran == [(1.0, 0), (0.0, 0)]
+
+
+def test_who_has_a_run_for_long_is_not_waited_for(
+    command: Command, experiment: FakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    folder = tmp_path / "results" / "default" / run_id(composed(["lambda=1"]), FINGERPRINT, None)
+    folder.mkdir(parents=True)
+    RunFolder(folder).write_record(RunRecord(run_id=folder.name, status="interrupted"))
+
+    def has_another(config: ExperimentConfig) -> RunRecord:
+        return RunRecord(run_id=folder.name, status="running")
+
+    monkeypatch.setattr(experiment, "run", has_another)
+    monkeypatch.setattr(run.time, "sleep", waits.append)
+    with claim(folder) as mine:
+        assert mine
+        assert command("lambda=1") == 0
+    assert sum(waits) < 1
+
+
+def test_a_failed_run_is_repeated_by_the_next_command_and_not_by_this_one(
+    command: Command, experiment: FakeExperiment
+) -> None:
+    for _ in range(2):
+        assert command("-m lambda=5,0") == 1
+    assert experiment.ran == [(5.0, 0), (0.0, 0)] * 2
 
 
 def test_a_report_that_cannot_be_written_is_told(
@@ -223,9 +295,29 @@ def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: 
     assert run.exit_code(folders) == code
 
 
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
+def test_a_run_that_another_process_repeats_is_running(status: str, tmp_path: Path) -> None:
+    """Else `until eat-run …; [ $? -ne 75 ]` would spin until that process has ended."""
+    folder = RunFolder(tmp_path)
+    folder.write_record(RunRecord(run_id=tmp_path.name, status=status))
+    with claim(tmp_path) as mine:
+        assert mine
+        assert run.status(folder) == "running"
+        assert run.exit_code([tmp_path]) == 0
+    assert run.status(folder) == status
+
+
+def test_a_copied_folder_is_not_taken_for_this_run(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_record(RunRecord(run_id="another\x1b[2J", status="finished"))
+    with pytest.raises(UserError) as refused:
+        run.exit_code([tmp_path])
+    line = f"{tmp_path}/record.json is the record of another run, another?[2J: delete it to do this one"
+    assert str(refused.value) == line
+
+
 def test_hydra_leaves_no_files_of_its_own(command: Command, tmp_path: Path) -> None:
     assert command("lambda=1") == 0
-    [folder] = (tmp_path / "results" / "default").iterdir()
+    [folder] = (path for path in (tmp_path / "results" / "default").iterdir() if path.name != ".report.lock")
     assert [file.name for file in folder.iterdir()] == ["record.json"]
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -185,6 +186,59 @@ def test_atomic_write_keeps_the_old_file_when_the_disk_is_full(tmp_path: Path, m
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_a_folder_can_be_written_to(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    folder, record = finished(tmp_path / "run")
+    assert folder.read_record() == record
+
+
+def test_a_folder_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_atomically(tmp_path / "record.json", b"new")
+
+
+def test_a_new_runs_folder_is_synced_into_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    RunFolder(tmp_path / "run").create()
+    assert synced == [tmp_path.stat().st_ino]
+
+
+def test_weights_are_those_that_the_record_was_written_for(tmp_path: Path) -> None:
+    folder, _ = finished(tmp_path)
+    folder.weights.write_bytes(b"weights")
+    folder.check_weights()  # of an older version, which did not keep their checksum
+    record = folder.read_record()
+    folder.write_record(record)
+    assert folder.read_record().files["model.safetensors"] == hashlib.sha256(b"weights").hexdigest()
+    folder.check_weights()
+    folder.weights.write_bytes(b"weighty")
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: it is not the file that record\.json was"):
+        folder.check_weights()
+
+
+def test_the_record_of_another_run_is_refused(tmp_path: Path) -> None:
+    folder, record = finished(tmp_path)
+    assert folder.read_own_record(record.run_id) == record
+    with pytest.raises(UserError) as refused:
+        folder.read_own_record("digits-resnet18-l0-lambda1-seed1-aaaaaaaa")
+    assert (
+        str(refused.value) == f"{folder.record} is the record of another run, {record.run_id}: delete it to do this one"
+    )
 
 
 def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """An experiment, on one page: build the parts, train, measure, and return the record."""
 
-import hashlib
 import math
 import os
 import shutil
@@ -24,15 +23,16 @@ from eat_runner.energy.estimate import EnergyReport, estimate
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.meter import NonFiniteError
 from eat_runner.environment import git_commit, keep_freed_memory, machine, stop_signals, versions
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, one_line
 from eat_runner.models import Network
 from eat_runner.penalties import PENALTIES
 from eat_runner.progress import ProgressBar
-from eat_runner.records import FINAL, RunFolder, RunRecord, write_atomically
+from eat_runner.records import FINAL, RunFolder, RunRecord, file_hash, write_atomically
 from eat_runner.schedules import SCHEDULES
 from eat_runner.training import Evaluation, Trainer, is_compiled, pack, unpack
 
 EXIT_CONTINUE_ME = 75
+LONGEST_REASON = 1000  # characters
 
 
 class Interrupted(SystemExit):
@@ -75,8 +75,9 @@ def prepare(config: ExperimentConfig) -> Experiment:
     messages = list(network.messages)
     init_hash = None
     if config.init is not None:
+        weights = _weights_file(Path(config.init))
         messages += models.load_weights(network.module, Path(config.init))
-        init_hash = _file_hash(Path(config.init))
+        init_hash = file_hash(weights)
     identity = run_id(config, dataset.fingerprint, init_hash)
     folder = RunFolder(Path(config.results_dir) / config.name / identity)
     return Experiment(config, dataset, network, device, init_hash, identity, folder, messages)
@@ -86,7 +87,8 @@ def run(config: ExperimentConfig) -> RunRecord:
     """Train and measure, or return the record of what is already done.
 
     The record says how it ended: finished, diverged, failed (with a reason; nothing is raised), or running where
-    another process has the run. Raises UserError where the input is wrong, Interrupted where a signal asked to stop.
+    another process has the run. Raises UserError where the input is wrong, Interrupted where a signal asked to stop,
+    and what else goes wrong before the run has its folder and its claim.
     """
     experiment = prepare(config)
     folder = experiment.folder
@@ -94,8 +96,9 @@ def run(config: ExperimentConfig) -> RunRecord:
     with stop_signals() as stop, claim(folder.path) as ours:
         if not ours:
             return RunRecord(run_id=experiment.run_id, status="running", reason="another process has it")
-        folder.remove_leftovers()
-        record = folder.read_record() if folder.is_final() else _run_alone(experiment, stop)
+        record = folder.read_own_record(experiment.run_id)
+        if record is None or not record.final:
+            record = _run_alone(experiment, stop)
         if record.final:
             _tidy(record, folder)
         if stop():  # at the very end, or while it failed: the runs that would follow must not start
@@ -134,8 +137,8 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
 
 
 def _status(folder: RunFolder) -> str:
-    if folder.record.exists():
-        return folder.read_record().status
+    if record := folder.read_own_record(folder.path.name):
+        return record.status
     return "interrupted" if folder.checkpoint.exists() else "missing"
 
 
@@ -164,6 +167,7 @@ def _run_alone(experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
 def _run(experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
     config, folder, title = experiment.config, experiment.folder, experiment.run_id
     keep_freed_memory()
+    folder.remove_leftovers()
     folder.write_config(as_plain(config))
     trainer, message = _resumed(experiment)
     with ProgressBar(title, config.trainer.epochs * trainer.steps) as progress:
@@ -182,16 +186,18 @@ def _run(experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
                 raise _interrupted(trainer, experiment)
             record = _measure(trainer, experiment, stop)
         except NonFiniteError as error:
-            record = _record(trainer, experiment, "diverged", str(error))
+            record = _record(trainer, experiment, "diverged", one_line(str(error)))
     folder.write_record(record)
     return record
 
 
 def _tidy(record: RunRecord, folder: RunFolder) -> None:
     """Delete what a final run has no more use for; also after a kill between its record and this."""
-    folder.traceback.unlink(missing_ok=True)
-    if not record.config["trainer"]["keep_checkpoint"]:
-        folder.checkpoint.unlink(missing_ok=True)
+    trainer = record.config.get("trainer")
+    with suppress(OSError):  # what is done is done, even where nothing can be deleted
+        folder.traceback.unlink(missing_ok=True)
+        if isinstance(trainer, dict) and trainer.get("keep_checkpoint") is False:
+            folder.checkpoint.unlink(missing_ok=True)
 
 
 def _measure(trainer: Trainer, experiment: Experiment, stop: Callable[[], bool]) -> RunRecord:
@@ -286,7 +292,7 @@ def _resumed(experiment: Experiment) -> tuple[Trainer, str]:
         trainer.load_state(state)
         torch.set_num_threads(state["threads"])
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = _first_line(error)  # a planted file can put anything into it
         message = f"{path.name} could not be used ({reason}): training started from the beginning"
         experiment.messages.append(message)
         # a state that was loaded half is worse than none
@@ -306,18 +312,17 @@ def _interrupted(trainer: Trainer, experiment: Experiment) -> Interrupted:
 
 def _failed(experiment: Experiment, error: Exception) -> RunRecord:
     """The record of a run that raised, with the traceback in a file beside it; written if the disk still allows it."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
     record = RunRecord(
         run_id=experiment.run_id,
         status="failed",
-        reason=f"{type(error).__name__}: {reason}",
+        reason=f"{type(error).__name__}: {_first_line(error)}",
         config=as_plain(experiment.config),
         versions=versions(),
         messages=experiment.messages,
     )
-    folder = experiment.folder
+    folder, text = experiment.folder, "".join(traceback.format_exception(error))
     try:
-        write_atomically(folder.traceback, "".join(traceback.format_exception(error)).encode())
+        write_atomically(folder.traceback, text.encode(errors="backslashreplace"))
         folder.write_record(record)
     except OSError as unwritable:
         record.messages.append(f"the record could not be written: {unwritable}")
@@ -340,8 +345,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _file_hash(path: Path) -> str:
-    """SHA-256 of a weights file; of model.safetensors for a run folder."""
-    path = path / "model.safetensors" if path.is_dir() else path
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _weights_file(path: Path) -> Path:
+    """The file that ``init`` names, by itself or by its run's folder. UserError where the run has a record that was
+    written for another file."""
+    run = RunFolder(path if path.is_dir() else path.parent)
+    file = run.weights if path.is_dir() else path
+    if file.name == run.weights.name and run.record.exists():
+        run.check_weights()
+    return file
+
+
+def _first_line(error: Exception) -> str:
+    """What an exception says, as a record and a terminal can hold it."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0])[:LONGEST_REASON] if lines else ""

@@ -41,7 +41,8 @@ class LoadedRun:
 
 
 def load_run(folder: Path | str) -> LoadedRun:
-    """The network that a run trained. UserError where the run is not finished or its weights are gone."""
+    """The network that a run trained. UserError where the run is not finished, or its weights are gone or
+    damaged."""
     run = RunFolder(folder)
     record = run.read_record()
     if record.status != "finished":
@@ -50,6 +51,7 @@ def load_run(folder: Path | str) -> LoadedRun:
     config = ModelConfig(**record.config["model"])
     config.pretrained = False  # the run's own weights follow
     network = models.build(config, prepared["image_size"], prepared["channels"], len(prepared["class_names"]))
+    run.check_weights()
     models.load_weights(network.module, run.weights)
     preprocessing = Preprocessing(
         prepared["image_size"], prepared["channels"], tuple(prepared["mean"]), tuple(prepared["std"])

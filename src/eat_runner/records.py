@@ -1,10 +1,12 @@
 """A run on disk: what was done, what came out, and the counts that every price list works from. No torch.
 
 Files are written whole (temporary file, fsync, rename), so a reader sees the old file or the new one. A record carries
-a checksum of itself and of the count files; what does not match is refused in one line that names the file.
+a checksum of itself, of the count files and of the weights; what does not match is refused in one line that names the
+file.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -20,12 +22,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from eat_runner.energy.counts import BatchCounts, Counts, LayerCounts, from_row, to_row
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, one_line
 
 FORMAT = 1
 STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
 # A diverged run is deterministic: repeating it would diverge again.
 FINAL = frozenset({"finished", "diverged"})
+# what the file systems of some networks say that cannot sync a folder
+NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 Scalar = str | int | float | bool | None
 
@@ -57,6 +61,9 @@ def _sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in NO_FOLDER_SYNC:
+                raise
         finally:
             os.close(descriptor)
 
@@ -70,7 +77,7 @@ class RunRecord:
     activation outputs on the validation split; firing_rate_test: on the test split.
     energy: hardware name -> split -> ratio, floor, energy_uj_per_image, dense_uj_per_image, as priced when the run
     ended (reports price the counts again). uncounted: operations that the meter has no rule for.
-    files: SHA-256 of the count files; written by RunFolder.write_record.
+    files: SHA-256 of the count files and of the weights; written by RunFolder.write_record.
     """
 
     run_id: str
@@ -124,6 +131,7 @@ class RunFolder:
 
     def create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        _sync_folder(self.path.parent)
 
     def is_final(self) -> bool:
         """True if record.json says finished or diverged; False without a record. UserError where it is damaged."""
@@ -138,8 +146,9 @@ class RunFolder:
         write_atomically(self.config, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode())
 
     def write_record(self, record: RunRecord) -> None:
-        """Write record.json with a checksum, and with those of the count files that are there."""
-        record.files = {path.name: _sha256(path.read_bytes()) for path in (self.layers, self.batches) if path.exists()}
+        """Write record.json with a checksum, and with those of the count files and weights that are there."""
+        files = (self.layers, self.batches, self.weights)
+        record.files = {path.name: file_hash(path) for path in files if path.exists()}
         values = _finite(asdict(record))
         text = json.dumps(values | {"checksum": _checksum(values)}, indent=1, allow_nan=False, ensure_ascii=False)
         write_atomically(self.record, text.encode(errors="backslashreplace") + b"\n")
@@ -154,6 +163,22 @@ class RunFolder:
         if not isinstance(values, dict):
             raise UserError(f"{self.record} is damaged (not a JSON object): delete it to repeat the run")
         return _record_from(values, self.record)
+
+    def read_own_record(self, run_id: str) -> RunRecord | None:
+        """The record, None without one. UserError also where it is another run's, as in a folder that was copied."""
+        if not self.record.exists():
+            return None
+        record = self.read_record()
+        if record.run_id != run_id:
+            other = one_line(record.run_id)
+            raise UserError(f"{self.record} is the record of another run, {other}: delete it to do this one")
+        return record
+
+    def check_weights(self) -> None:
+        """UserError where the weights are not those that the record was written for; older records do not say."""
+        expected = self.read_record().files.get(self.weights.name)
+        if expected and self.weights.exists() and file_hash(self.weights) != expected:
+            raise UserError(f"{self.weights} is damaged: it is not the file that record.json was written for")
 
     def write_history(self, rows: Sequence[Mapping[str, Scalar]]) -> None:
         """A row an epoch, a column for every key of the rows in the order in which they first come."""
@@ -225,6 +250,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256(data: bytes) -> str:

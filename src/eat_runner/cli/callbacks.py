@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from eat_runner.claims import check_locks
 from eat_runner.cli.compose import to_experiment, without_hydra
 from eat_runner.cli.help import choices
 from eat_runner.config.checks import one_of
@@ -29,15 +30,19 @@ class Refused(BaseException):
 class BeforeJobs(Callback):
     """Composes, range-checks and prepares all jobs of a command, then hands their configurations to ``accept``.
 
-    Hydra builds callbacks from their names, so ``accept`` is a class attribute that the command sets.
+    Hydra builds callbacks from their names, so ``accept`` is a class attribute that the command sets, and
+    ``on_cluster`` (whether the jobs run on other machines) one that it reads.
     """
 
     accept: Callable[[list[ExperimentConfig]], None] = staticmethod(lambda configs: None)
+    on_cluster = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        BeforeJobs.on_cluster = False
         _or_refuse(lambda: self.accept([_checked(config)]))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        BeforeJobs.on_cluster = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
         _or_refuse(lambda: self.accept([_checked(job) for job in jobs(config)]))
 
 
@@ -67,21 +72,26 @@ def jobs(config: DictConfig) -> Iterable[DictConfig]:
         yield copy
 
 
-def prepare(configs: list[ExperimentConfig], prepare_one: Callable[[ExperimentConfig], Identity]) -> list[Path]:
-    """Make ready for all runs, and return their folders. Raises UserError where that is not possible.
+def prepare(
+    configs: list[ExperimentConfig], prepare_one: Callable[[ExperimentConfig], Identity]
+) -> dict[Path, ExperimentConfig]:
+    """Make ready for all runs, and return them by their folders. Raises UserError where that is not possible.
 
     ``prepare_one`` is called once for each combination of data, network and measurement.
     """
-    for folder in {Path(config.results_dir) / config.name: None for config in configs}:
+    folders = {Path(config.results_dir) / config.name: None for config in configs}
+    for folder in folders:
         _check_writable(folder)
     identities: dict[str, Identity] = {}
-    folders: dict[Path, None] = {}
+    runs: dict[Path, ExperimentConfig] = {}
     for config in configs:
         key = preparation(config)
         if key not in identities:
             identities[key] = prepare_one(config)
-        folders[Path(config.results_dir) / config.name / run_id(config, *identities[key])] = None
-    return list(folders)
+        runs.setdefault(Path(config.results_dir) / config.name / run_id(config, *identities[key]), config)
+    for folder in folders:
+        check_locks(folder)
+    return runs
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """From Hydra's configuration to the typed one: the schemas that conf/ is checked against, and the way out of Hydra."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
@@ -18,7 +20,7 @@ from eat_runner.config.penalty import PenaltyConfig
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.schedule import ScheduleConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, one_line
 
 HYDRA_VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
@@ -32,6 +34,21 @@ GROUPS: dict[str, dict[str, Any]] = {
 }
 SUBTREES: dict[str, list[Any]] = {"meter": [MeterConfig], **{group: list(s.values()) for group, s in GROUPS.items()}}
 ROOT_KEYS = {key.rstrip("_"): key for key in ExperimentConfig.__dataclass_fields__}
+# what Hydra is told to build; nothing else, since a configuration may come from anywhere
+CALLBACKS = {"before_jobs": {"_target_": "eat_runner.cli.callbacks.BeforeJobs"}}
+TARGETS = frozenset(
+    {
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    }
+)
+LOGGING = frozenset(
+    {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"}
+    | {"ext://sys.stdout", "ext://sys.stderr", "${hydra.runtime.output_dir}/${hydra.job.name}.log"}
+)
 NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode, str: StringNode}
 
 
@@ -85,8 +102,76 @@ def register() -> None:
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=name, node=schema)
-    callback = {"before_jobs": {"_target_": "eat_runner.cli.callbacks.BeforeJobs"}}
-    store.store(group="hydra/callbacks", name="before_jobs", node=callback)
+    store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
+
+
+@contextmanager
+def no_foreign_code() -> Generator[None]:
+    """Inside, what Hydra composes is checked before Hydra builds anything from it.
+
+    Loggers are set up and callbacks made as soon as it has composed, and for each job anew, so nothing of ours comes
+    in between: its loader is the one place that all of them pass.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    compose = ConfigLoaderImpl.load_configuration
+
+    def composed(*args: Any, **kwargs: Any) -> DictConfig:
+        config = compose(*args, **kwargs)
+        check_names_no_code(config)
+        return config
+
+    ConfigLoaderImpl.load_configuration = composed
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = compose
+
+
+def check_names_no_code(config: DictConfig) -> None:
+    """UserError where a configuration makes Hydra import or run anything but its own parts, ours and the launchers.
+
+    In launchers and sweepers references are followed, since they are built at once. What loggers are made from is
+    looked up later, so nothing there may be a reference.
+    """
+    hydra = config.hydra
+    if _plain(hydra, "callbacks") != CALLBACKS:
+        raise _foreign("hydra.callbacks", "another callback than eat-run's")
+    for part in ("launcher", "sweeper"):
+        for key, value in _items(f"hydra.{part}", _plain(hydra, part, resolve=True)):
+            if key.endswith("._target_") and value not in TARGETS:
+                raise _foreign(key, value)
+    for part in ("job_logging", "hydra_logging"):
+        for key, value in _items(f"hydra.{part}", _plain(hydra, part)):
+            reference = isinstance(value, str) and (value.startswith("ext://") or "${" in value)
+            if key.endswith(".()") or ((reference or key.endswith(".class")) and str(value) not in LOGGING):
+                raise _foreign(key, value)
+    for key, value in _plain(hydra.job, "env_set", resolve=True).items():
+        if os.environ.get(key) != value:  # CXX, LD_PRELOAD
+            raise _foreign(f"hydra.job.env_set.{key}", value)
+
+
+def _plain(node: DictConfig, key: str, resolve: bool = False) -> Any:
+    """A value of ``node`` as plain containers and texts, unless ``resolve`` with ``${...}`` in them as it stands."""
+    if OmegaConf.is_missing(node, key):
+        return None
+    value = node._get_node(key)  # pyright: ignore[reportPrivateUsage]
+    if not resolve and OmegaConf.is_interpolation(node, key):
+        return value._value()  # type: ignore[union-attr]
+    value = node[key]
+    return OmegaConf.to_container(value, resolve=resolve) if OmegaConf.is_config(value) else value
+
+
+def _items(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """``value`` and everything inside it, each with its dotted path."""
+    yield path, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield from _items(f"{path}.{key}", item)
+
+
+def _foreign(key: str, value: Any) -> UserError:
+    return UserError(f"{key} names code ({one_line(str(value))}), which no configuration may: leave it out")
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
+from eat_runner import errors
 from eat_runner.errors import UserError
 
 BAD_INPUT = 2
@@ -41,4 +42,4 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split())) or type(error).__name__
+    return errors.one_line(text) or type(error).__name__

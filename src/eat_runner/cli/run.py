@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 import time
+import traceback
 from argparse import Namespace
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,14 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.claims import claim
 from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare
-from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, register, to_experiment
+from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, no_foreign_code, register, to_experiment
 from eat_runner.cli.errors import one_line, one_line_errors
 from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra_errors import explain
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
-from eat_runner.records import FINAL, RunFolder
+from eat_runner.records import FINAL, RunFolder, RunRecord
 
 if TYPE_CHECKING:
     from eat_runner.experiment import PlannedRun
@@ -39,8 +41,9 @@ PROGRAM = "eat-run"
 RUN_FAILED = 1
 CONTINUE_ME = 75
 SECONDS_BETWEEN_LOOKS = 10  # at a cluster's queue
+LOOKS, SECONDS_TO_LOOK_AGAIN = 3, 0.2  # at runs that somebody has, perhaps only to ask for their status
 
-_elsewhere: list[ExperimentConfig] = []  # jobs of this process whose run another process had
+_failed: list[ExperimentConfig] = []  # jobs that this process has tried
 
 
 def main() -> None:
@@ -73,23 +76,25 @@ def command(arguments: Sequence[str]) -> int:
     if check_flags(arguments).help:
         print(help_text(), end="")
         return 0
-    accepted: list[ExperimentConfig] = []
-    folders: list[Path] = []
+    runs: dict[Path, ExperimentConfig] = {}
+    before: dict[Path, float] = {}
 
     def accept(jobs: list[ExperimentConfig]) -> None:
-        folders.extend(begin(jobs))
-        accepted.extend(jobs)
+        runs.update(begin(jobs))
+        before.update({folder: written(folder) for folder in runs})
+        _failed.clear()
 
     collated = False
     try:
         run_hydra(arguments, accept)
-        take_over()
+        if not BeforeJobs.on_cluster:  # where this command runs is no place to train
+            take_over(runs, before)
     finally:
-        collated = collate(accepted)
-    return exit_code(folders) if collated else RUN_FAILED
+        collated = collate(list(runs.values()))
+    return exit_code(list(runs)) if collated else RUN_FAILED
 
 
-def begin(configs: list[ExperimentConfig]) -> list[Path]:
+def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
     from eat_runner import experiment
 
@@ -112,25 +117,57 @@ def task(config: DictConfig) -> str:
 
 
 def run_job(job: ExperimentConfig) -> str:
-    """Run it, say so if it fails, and stop then if that is wanted; its status."""
+    """Run it, say so if it fails, in whatever way, and stop then if that is wanted; its status."""
     from eat_runner import experiment
 
-    record = experiment.run(job)
-    if record.status == "running":
-        _elsewhere.append(job)
+    try:
+        record = experiment.run(job)
+    except Exception as error:  # before the run had a folder for its record
+        name = f"lambda={job.lambda_:g} seed={job.seed}"
+        record = RunRecord(run_id=name, status="failed", reason=_with_place(error))
     if record.status == "failed":
+        _failed.append(job)
         print(f"{PROGRAM}: run {record.run_id} failed: {record.reason}", file=sys.stderr, flush=True)
         if job.on_error == "stop":
             sys.exit(RUN_FAILED)
     return record.status
 
 
-def take_over() -> None:
-    """Once all jobs had their turn: those that another process had, where it died meanwhile. Waits for nobody."""
-    jobs = _elsewhere.copy()
-    _elsewhere.clear()
-    for job in jobs:
-        run_job(job)
+def _with_place(error: Exception) -> str:
+    """The error in one line, and where it was raised if it is no mistake of a person's."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+    said = one_line(error).removeprefix(kind)
+    return f"{kind}{said and ': '}{said} ({Path(place.filename).name}:{place.lineno})"
+
+
+def take_over(runs: Mapping[Path, ExperimentConfig], before: Mapping[Path, float]) -> None:
+    """Once all jobs had their turn, under whatever launcher: the runs that are not done and that nobody has, since who
+    had them died. Waits for nobody; but who only asked for a status holds a run for a moment, so look again.
+
+    before: when each run's record was written; one that failed since then is not tried again.
+    """
+    for look in range(LOOKS):
+        if look:
+            time.sleep(SECONDS_TO_LOOK_AGAIN)
+        somebody_has = False
+        for folder, job in runs.items():
+            with suppress(UserError):  # a damaged record: the exit code tells
+                found = status(RunFolder(folder))
+                tried = job in _failed or (found == "failed" and written(folder) != before[folder])
+                if found not in {*FINAL, "running"} and not tried:
+                    found = run_job(job)
+                somebody_has |= found == "running"
+        if not somebody_has:
+            return
+
+
+def written(folder: Path) -> float:
+    """When the run's record was written, 0 without one."""
+    with suppress(OSError):
+        return RunFolder(folder).record.stat().st_mtime
+    return 0.0
 
 
 def collate(configs: list[ExperimentConfig]) -> bool:
@@ -161,13 +198,21 @@ def exit_code(folders: list[Path]) -> int:
 
 
 def status(folder: RunFolder) -> str:
-    """The status in the record; without one, ``running`` where another process has the run, else ``missing``."""
-    if folder.record.exists():
-        return folder.read_record().status
-    if not folder.path.is_dir():
-        return "missing"
-    with claim(folder.path) as ours:
-        return "missing" if ours else "running"
+    """The status in the record, ``missing`` without one; ``running`` where it is not final and another process has the
+    run. UserError where the record is damaged or another run's."""
+    found = _recorded(folder)
+    if found in FINAL or not folder.path.is_dir():
+        return found
+    try:
+        with claim(folder.path) as ours:
+            return _recorded(folder) if ours else "running"  # again: it may have ended meanwhile
+    except PermissionError:  # nobody can work in this folder
+        return found
+
+
+def _recorded(folder: RunFolder) -> str:
+    record = folder.read_own_record(folder.path.name)
+    return record.status if record else "missing"
 
 
 def print_plan(runs: "list[PlannedRun]") -> None:
@@ -189,7 +234,7 @@ def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]
     register()
     BeforeJobs.accept = staticmethod(accept)
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
-    with _arguments(arguments), _errors_from_hydra():
+    with _arguments(arguments), _errors_from_hydra(), no_foreign_code():
         run()
 
 
@@ -234,6 +279,14 @@ def _errors_from_hydra() -> Generator[None]:
         yield
     except Refused as refused:
         raise _readable(refused.__cause__) from refused.__cause__
+    except BrokenProcessPool:
+        print(
+            f"{PROGRAM}: a worker process was killed, as the system does where memory runs out: "
+            "the same command continues (hydra.launcher.n_jobs=N says how many work at once)",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(RUN_FAILED)
     except Exception as error:
         if not _job_vanished(error):
             raise _readable(error) from error
