@@ -4,10 +4,11 @@ Archives and tables of data sets: test_data.py. Weights: test_models.py. Names a
 test_report.py. Here the commands meet them.
 """
 
+import csv
 import io
 import json
-import os
 import pickle
+import re
 import signal
 import zipfile
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from eat_runner.cli.report import command as report
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
 from processes import appears, eat_run, finish, kill_when, outcomes, output, run_folders
-from run_folders import write_sweep
+from run_folders import config, write_run, write_sweep
 
 RUN = "lambda=1 trainer.epochs=2"
 
@@ -142,21 +143,31 @@ def test_a_record_names_no_code(tmp_path: Path) -> None:
 
 
 def test_texts_of_records_are_escaped_wherever_they_are_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = "<script>alert(1)</script>[red]\x1b]0;title\x07\x1b[2J\r\n=1+1\u202e"
-    write_sweep(tmp_path / "runs", [0, 1], [0])
+    write_sweep(tmp_path / "runs", [0.0, 1.0], [0])
     broken = RunFolder(tmp_path / "runs" / "a <b>[bold]\x1b[31m")
     broken.create()
     broken.record.write_text("{")
+    for number, name in enumerate(["=cmd", "-1+\x1b[31m"]):
+        write_run(tmp_path / name, config(float(number), seed=9))
     failed = RunFolder(tmp_path / "runs" / "failed")
     failed.create()
     failed.write_record(RunRecord(run_id=bad, status="failed", reason=bad, config={"dataset": {"name": bad}}))
-    report([str(tmp_path / "runs"), "--output", str(tmp_path / "report")])
+    (tmp_path / f"={bad.replace('/', '')}.yaml").write_text("rule: published\nnote: " + json.dumps(bad))
+    monkeypatch.chdir(tmp_path)
+    report([".", "--output", ".", "--hardware", f"={bad.replace('/', '')}.yaml"])
     shown = capsys.readouterr().out
-    files = {path.name: path.read_text() for path in (tmp_path / "report").iterdir() if path.suffix in {".csv", ".svg"}}
-    # the column folder is data: the path as it is
-    files["summary.csv"] = files["summary.csv"].replace(os.path.relpath(broken.path, tmp_path / "report"), "")
+    files = {path.name: path.read_text() for path in tmp_path.iterdir() if path.suffix in {".csv", ".svg"}}
+    assert {"summary.csv", "pareto.csv", "layer_comparison.csv", "pareto.svg", "layers_energy.svg"} <= set(files)
+    for table in ("summary.csv", "pareto.csv", "layer_comparison.csv"):
+        cells = [cell for row in csv.reader(io.StringIO(files[table])) for cell in row]
+        assert [cell for cell in cells if re.match(r"\s*[=+@]|\s*-(?![\d.]+(e-?\d+)?$)", cell)] == []
+    rows = {row["run_id"]: row for row in csv.DictReader(io.StringIO(files["summary.csv"]))}
+    assert {"runs/a <b>[bold]?[31m", "runs/failed"} < {row["folder"] for row in rows.values()}
+    assert sum(row["folder"].startswith(("'=cmd/", "'-1+?[31m/")) for row in rows.values()) == 2
+    assert {row["hardware"][:9] for row in rows.values()} == {"'=<script"}
     for name, text in {"the printed report": shown, **files}.items():
         assert "\x1b" not in text, name
         assert "\x07" not in text, name

@@ -5,16 +5,19 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import run_folders
 from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.report import command
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.errors import UserError
+from eat_runner.records import RunFolder
 from eat_runner.report import write_report
 from run_folders import config, write_run, write_sweep
 
@@ -177,6 +180,94 @@ def test_runs_that_have_only_failed_still_give_a_table(tmp_path: Path) -> None:
     assert "1 diverged" in str(report)
     assert [row["status"] for row in rows(tmp_path / "summary.csv")] == ["diverged"]
     assert not (tmp_path / "pareto.png").exists()
+
+
+def damage(folder: RunFolder) -> None:
+    folder.layers.write_bytes(folder.layers.read_bytes()[:-9])
+
+
+def fewer_layers(folder: RunFolder) -> None:
+    """Whole files, of a network with fewer layers."""
+    folder.write_counts(run_folders.counts(3, 0, blocks=4))
+    folder.write_record(folder.read_record())
+
+
+def no_layers(folder: RunFolder) -> None:
+    lines = folder.layers.read_text().splitlines()
+    folder.layers.write_text(lines[0] + "\n")
+    folder.write_record(folder.read_record())
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [(damage, "layers.csv is damaged"), (fewer_layers, "its layers are others"), (no_layers, "there are no layers")],
+)
+@pytest.mark.parametrize("baseline", [True, False])
+def test_layers_that_cannot_be_compared_are_left_out_and_the_rest_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[RunFolder], None], said: str, baseline: bool
+) -> None:
+    standard, _, trained, _ = write_sweep(tmp_path / "runs", (0, 3), (0, 1))
+    write_sweep(tmp_path / "runs", (0, 3), (0, 1), model="vgg16")
+    harmed = standard if baseline else trained
+    harm(harmed)
+    command([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
+    text = " ".join(capsys.readouterr().out.split())
+    assert written(tmp_path / "out") == FILES
+    assert [row["selected"] for row in rows(tmp_path / "out" / "pareto.csv")] == ["True", "False"] * 2
+    assert {row["family"] for row in rows(tmp_path / "out" / "layer_comparison.csv")} == {"digits · vgg16, width 16"}
+    assert "digits · resnet18, width 16: no comparison of layers: " in text
+    assert said in text
+    assert harmed.path.parent.name in text
+
+
+def test_standard_training_with_other_layers_than_the_selected_setting(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    write_run(tmp_path, config(1.0), blocks=4)
+    report = write_report(tmp_path, PUBLISHED)
+    assert len(report.missing) == 1
+    assert " has other layers than " in report.missing[0]
+    assert "layer_comparison.csv" not in written(tmp_path)
+
+
+def test_what_is_missing_is_named_in_the_text_the_table_and_the_figure(tmp_path: Path) -> None:
+    write_sweep(tmp_path, (0, 1), (0,))
+    absent = {
+        status: write_run(tmp_path, config(float(number)), status=status, reason="why").path.name
+        for number, status in enumerate(["failed", "diverged", "interrupted"], start=2)
+    }
+    begun = write_run(tmp_path, config(9.0))
+    begun.record.unlink()
+    report = write_report(tmp_path, PUBLISHED)
+    text, count = str(report), "4 of 6 runs are not in the front: 1 diverged, 1 failed, 1 interrupted, 1 running"
+    assert count in text
+    for status, name in absent.items():
+        assert f"  {name}: {status} (why)" in text
+    assert f"  {begun.path.name}: running (no record yet: a process has it, or was killed)" in text
+    table = {row["run_id"]: row["status"] for row in rows(tmp_path / "summary.csv")}
+    assert {table[name] for name in [*absent.values(), begun.path.name]} == {*absent, "running"}
+    assert f"<!-- {count} -->" in (tmp_path / "pareto.svg").read_text()
+
+
+def test_a_report_on_a_run_leaves_the_files_that_the_run_is_writing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, config(1.0))
+    writing = folder.path / ".checkpoint.pt.0123abcd.tmp"
+    writing.write_text("half")
+    command([str(folder.path)])
+    assert writing.read_text() == "half"
+    assert "summary.csv" in written(folder.path)
+    left = tmp_path / ".pareto.csv.0123abcd.tmp"
+    left.write_text("half")
+    write_report(tmp_path, PUBLISHED)
+    assert not left.exists()  # of a report that was killed
+
+
+def test_help_says_what_the_exit_code_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report on runs that failed is a report: the test of the whole report has such a run."""
+    with pytest.raises(SystemExit) as end:
+        command(["--help"])
+    assert end.value.code == 0
+    said = "Exit codes: 0 the report is written, also where runs failed or are missing, which it names; 2 bad input."
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_markup_in_names_stays_text_on_a_terminal(tmp_path: Path) -> None:

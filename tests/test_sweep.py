@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.config.penalty import PenaltyConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder
-from eat_runner.sweep import Run, collate, collate_runs, hardware_of, layer_means, printable
+from eat_runner.records import RunFolder, Scalar
+from eat_runner.sweep import Run, cell, collate, collate_runs, hardware_of, layer_means, printable
 from run_folders import config, write_run, write_sweep
 
 PUBLISHED = PublishedHardware()
@@ -133,7 +134,19 @@ def huge_seed(folder: RunFolder) -> None:
     folder.write_record(record)
 
 
-@pytest.mark.parametrize("damage", [damage_record, make_newer, empty_config, huge_seed])
+def huge_lambda(folder: RunFolder) -> None:
+    record = folder.read_record()
+    record.config["lambda"] = 10**400
+    folder.write_record(record)
+
+
+def endless_time(folder: RunFolder) -> None:
+    record = folder.read_record()
+    record.timings = {"training_s": 10**400, "other_s": 0.5}
+    folder.write_record(record)
+
+
+@pytest.mark.parametrize("damage", [damage_record, make_newer, empty_config, huge_seed, huge_lambda, endless_time])
 def test_one_broken_folder_is_named_and_the_others_are_taken(tmp_path: Path, damage: Any) -> None:
     write_run(tmp_path, config(0.0))
     broken = write_run(tmp_path, config(1.0))
@@ -164,6 +177,20 @@ def test_damaged_counts_keep_the_accuracy_and_say_so(tmp_path: Path) -> None:
     assert run.energy_ratio is None
     assert run.accuracy is not None
     assert "batches.csv is damaged" in run.reason
+
+
+def test_counts_of_an_absurd_size_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    folder = write_run(tmp_path, config(1.0))
+    lines = folder.batches.read_text().splitlines()
+    column = lines[0].split(",").index("output_nonzeros")
+    cells = lines[1].split(",")
+    cells[column] = "9" * 308  # times 1950 it is more than a float holds
+    folder.batches.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+    folder.write_record(folder.read_record())
+    run = by_id(collate_runs(tmp_path, PUBLISHED))[folder.path.name]
+    assert run.energy_ratio is None
+    assert "the counts make no sense" in run.reason
 
 
 def test_hardware_that_asks_for_other_counts_is_refused_in_its_own_words(tmp_path: Path) -> None:
@@ -212,10 +239,57 @@ def test_families_are_told_apart_by_what_differs(tmp_path: Path) -> None:
 
 def test_names_from_folders_cannot_steer_a_terminal(tmp_path: Path) -> None:
     write_run(tmp_path, config(1.0, dataset="\x1b[2Jdigits\nx"), status="failed", reason="a\nb\x07\u202ec")
-    (run,) = collate_runs(tmp_path, PUBLISHED)
+    hardware = FusedHardware(name="\x1b[2Jmine\n", multiply_pj=1.0)
+    (run,) = collate_runs(tmp_path, hardware)
+    assert run.hardware == "?[2Jmine?"
     assert run.dataset == "?[2Jdigits?x"
     assert run.reason == "a?b??c"
     assert printable("x" * 1000) == "x" * 200 + "…"
+    assert printable("x" * 1000, longest=None) == "x" * 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        (" =1", "' =1"),
+        ("\t=1", "?=1"),
+        ("\x1b[2J=1\r\n=2", "?[2J=1??=2"),
+        ("-1.5e-3", "-1.5e-3"),
+        ("digits-resnet18", "digits-resnet18"),
+        ("x" * 1000, "x" * 1000),
+        (-1.5, -1.5),
+        (None, None),
+    ],
+)
+def test_a_cell_is_no_formula_and_steers_no_terminal(value: Scalar, shown: Scalar) -> None:
+    assert cell(value) == shown
+
+
+def test_families_with_very_long_names_stay_apart(tmp_path: Path) -> None:
+    """They differ where the name is cut."""
+    long = {"determinants": {"a": "x" * 40, "b": "x" * 40, "c": "x" * 40, "d": "x" * 40, "e": "x" * 40, "f": "1"}}
+    other = {key: "y" + value[1:] for key, value in long["determinants"].items()}
+    for number, values in enumerate([long["determinants"], other, long["determinants"] | {"f": "2"}]):
+        write_run(tmp_path, config(float(number)), determinants=values)
+    families = [run.family for run in collate_runs(tmp_path, PUBLISHED)]
+    assert len(set(families)) == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_closed_folder_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, config(0.0))
+    closed = write_run(tmp_path, config(1.0))
+    closed.path.chmod(0)
+    try:
+        run = by_id(collate_runs(tmp_path, PUBLISHED))[closed.path.name]
+    finally:
+        closed.path.chmod(0o700)
+    assert run.status == "broken"
+    assert "Permission denied" in run.reason
 
 
 def test_data_frame_has_the_tables_columns(tmp_path: Path) -> None:
@@ -235,7 +309,14 @@ def test_the_runs_own_hardware_is_the_default(tmp_path: Path) -> None:
 def test_hardware_in_a_hostile_record_is_passed_over(tmp_path: Path) -> None:
     folder = write_run(tmp_path, config(1.0))
     record = folder.read_record()
-    for hostile in ({"rule": ["x"]}, {"rule": "published", "multiply_pj": "9"}, {"rule": "published", "code": 1}, 3):
+    wrong = [{"rule": "published"} | value for value in ({"name": 5}, {"threshold": "x"}, {"note": ["x"]})]
+    for hostile in (
+        {"rule": ["x"]},
+        {"rule": "published", "multiply_pj": "9"},
+        {"rule": "published", "code": 1},
+        3,
+        *wrong,
+    ):
         record.config["hardware"] = hostile
         folder.write_record(record)
         assert hardware_of([tmp_path]) == PublishedHardware()
@@ -256,6 +337,14 @@ def test_layer_means_average_over_seeds(tmp_path: Path) -> None:
     runs = collate_runs(tmp_path, PUBLISHED)
     # the generated totals of a batch are whole numbers, so they differ in the seventh digit
     assert total / 1e6 == pytest.approx(sum(run.energy_uj_per_image or math.nan for run in runs) / 2, rel=1e-6)
+
+
+def test_layers_of_runs_that_differ_are_refused_and_the_folder_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, config(1.0, seed=0), blocks=8)
+    other = write_run(tmp_path, config(1.0, seed=1), blocks=4)
+    with pytest.raises(UserError, match="its layers are others than those in") as error:
+        layer_means(collate_runs(tmp_path, PUBLISHED), PUBLISHED)
+    assert str(error.value).startswith(str(other.layers))
 
 
 @pytest.mark.long

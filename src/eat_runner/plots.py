@@ -50,6 +50,7 @@ STYLE: Any = {
     "text.color": INK,
     # names come from folders: a dollar sign in one is no formula
     "text.parse_math": False,
+    "text.usetex": False,
     "xtick.color": "#444444",
     "xtick.labelsize": 8.5,
     "ytick.color": "#444444",
@@ -113,7 +114,8 @@ def _more(caption: str, families: int, shown: int) -> str:
 
 
 def _headline(figure: Figure, title: str, caption: str) -> None:
-    figure.suptitle(f"{title}\n", x=0.012, ha="left", fontsize=12, fontweight="bold")
+    room = "\n" * max(1, caption.count("\n"))
+    figure.suptitle(f"{title}{room}", x=0.012, ha="left", fontsize=12, fontweight="bold")
     figure.text(0.012, 0, caption, ha="left", va="top", fontsize=8.5, color=GREY, gid="caption")
 
 

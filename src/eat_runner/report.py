@@ -4,22 +4,25 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from eat_runner import plots
-from eat_runner.claims import report_lock
+from eat_runner.claims import REPORT_LOCK, report_lock
 from eat_runner.config.hardware import FusedHardware, HardwareConfig
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 from eat_runner.pareto import DESCRIPTION, SELECTION_RULES, Front, Setting, fronts
-from eat_runner.records import Scalar, csv_bytes, write_atomically
-from eat_runner.sweep import Run, collate_runs, hardware_of, layer_means, printable
+from eat_runner.records import RunFolder, Scalar, csv_bytes, write_atomically
+from eat_runner.sweep import Run, cell, collate_runs, hardware_of, layer_means, printable
 
 SUMMARY, PARETO, LAYERS = "summary.csv", "pareto.csv", "layer_comparison.csv"
 PARETO_PLOT, FIRING_PLOT, ENERGY_PLOT = "pareto", "layers_firing", "layers_energy"
@@ -33,7 +36,7 @@ class Report:
     """What a report says. ``print(report)`` gives plain text, a rich console gives colours.
 
     runs: every run found. fronts: a front a family. paths: the files that were written. missing: which runs have no
-    result, and why, a line each.
+    result, and why, and which layers could not be compared, a line each.
     """
 
     hardware: HardwareConfig
@@ -55,7 +58,7 @@ class Report:
         for line in self.missing:
             yield Text(line, style="yellow")
         for path in self.paths:
-            yield Text(f"  {printable(str(path))}", style="cyan", no_wrap=True, overflow="ignore")
+            yield Text(f"  {printable(str(path), longest=None)}", style="cyan", no_wrap=True, overflow="ignore")
 
     def _family(self, front: Front) -> list[Table | Text]:
         remarks = [Text(remark, style="yellow") for remark in front.remarks]
@@ -79,15 +82,17 @@ def write_report(
     if output in roots and not output.is_dir():
         raise UserError(f"{output}: no such folder")
     output.mkdir(parents=True, exist_ok=True)
-    with report_lock(output):
+    with _lock(output):
         runs = collate_runs(roots, hardware)
         found = fronts(runs, selection)
+        absent = missing(runs)
+        panels, left_out = _layer_panels(found, hardware)
         paths = [
             *_write_tables(runs, found, output),
-            *_write_front(found, hardware, selection, output),
-            *_write_layers(found, hardware, output),
+            *_write_front(found, hardware, selection, absent[:1], output),
+            *_write_layers(panels, hardware, output),
         ]
-    return Report(hardware, selection, runs, found, paths, missing(runs))
+    return Report(hardware, selection, runs, found, paths, [*absent, *left_out])
 
 
 def show(report: Report) -> None:
@@ -137,42 +142,72 @@ def hardware_line(hardware: HardwareConfig) -> str:
     return printable(f"hardware {hardware.name} ({hardware.process_nm} nm{batch}){note}")
 
 
+def _lock(output: Path) -> AbstractContextManager[Any]:
+    folder = RunFolder(output)
+    if any(path.exists() for path in (folder.lock, folder.config, folder.record)):
+        # temporary files there are the run's, which may be writing; report_lock would take them for a dead report's
+        return FileLock(output / REPORT_LOCK)
+    return report_lock(output)
+
+
 def _write_tables(runs: Sequence[Run], found: Sequence[Front], output: Path) -> list[Path]:
     # folders relative to the table, so that a results folder can be moved
     rows = [run.to_row() | {"folder": os.path.relpath(run.folder, output)} for run in runs]
     settings = [row for front in found for row in front.rows()]
-    write_atomically(output / SUMMARY, csv_bytes(rows))
-    write_atomically(output / PARETO, csv_bytes(settings, DESCRIPTION))
+    write_atomically(output / SUMMARY, _csv(rows))
+    write_atomically(output / PARETO, _csv(settings, DESCRIPTION))
     return [output / SUMMARY, output / PARETO]
 
 
-def _write_front(found: Sequence[Front], hardware: HardwareConfig, selection: str, output: Path) -> list[Path]:
+def _csv(rows: Sequence[Mapping[str, Scalar]], columns: Sequence[str] = ()) -> bytes:
+    return csv_bytes([{key: cell(value) for key, value in row.items()} for row in rows], columns)
+
+
+def _write_front(
+    found: Sequence[Front], hardware: HardwareConfig, selection: str, absent: Sequence[str], output: Path
+) -> list[Path]:
     if not found:
         return _remove(output, PARETO_PLOT)
     least, most = min(front.seeds[0] for front in found), max(front.seeds[1] for front in found)
     seeds = "one seed" if most == 1 else f"mean ± s.d. over {f'{least} to ' if least < most else ''}{most} seeds"
     where = f"{hardware.name} ({hardware.process_nm} nm{f', batch {hardware.batch}' if hardware.batch else ''})"
     rule = {"validation": "selected on the validation split", "paper": "selected on the test split (the paper's rule)"}
-    caption = printable(f"hardware {where} · {seeds} · {rule[selection]}")
-    return plots.save(plots.front_figure(found, caption), output / PARETO_PLOT)
+    lines = [printable(f"hardware {where} · {seeds} · {rule[selection]}"), *absent]
+    return plots.save(plots.front_figure(found, "\n".join(lines)), output / PARETO_PLOT)
 
 
-def _write_layers(found: Sequence[Front], hardware: HardwareConfig, output: Path) -> list[Path]:
-    """Standard training beside the selected setting, for each family in which these are two."""
-    panels = [
-        plots.LayerPanel(
-            family=front.family,
-            st=layer_means(front.baseline.runs, hardware),
-            eat=layer_means(front.selected.runs, hardware),
-            st_label=_label(front.baseline, "ST"),
-            eat_label=_label(front.selected, f"EAT, {plots.setting_names(front.settings)[front.selected.setting_id]}"),
-        )
-        for front in found
-        if front.baseline is not None and front.selected is not None and front.selected is not front.baseline
-    ]
+def _layer_panels(found: Sequence[Front], hardware: HardwareConfig) -> tuple[list[plots.LayerPanel], list[str]]:
+    """Standard training beside the selected setting, for each family in which these are two; and a line for each of
+    those whose layers cannot be had."""
+    panels: list[plots.LayerPanel] = []
+    left_out: list[str] = []
+    for front in found:
+        if front.baseline is None or front.selected is None or front.selected is front.baseline:
+            continue
+        try:
+            panels.append(_layer_panel(front, front.baseline, front.selected, hardware))
+        except UserError as error:
+            left_out.append(printable(f"{front.family}: no comparison of layers: {error}", longest=None))
+    return panels, left_out
+
+
+def _layer_panel(front: Front, baseline: Setting, selected: Setting, hardware: HardwareConfig) -> plots.LayerPanel:
+    st, eat = layer_means(baseline.runs, hardware), layer_means(selected.runs, hardware)
+    if [layer.name for layer in st] != [layer.name for layer in eat]:
+        raise UserError(f"{selected.runs[0].folder} has other layers than {baseline.runs[0].folder}")
+    return plots.LayerPanel(
+        family=front.family,
+        st=st,
+        eat=eat,
+        st_label=_label(baseline, "ST"),
+        eat_label=_label(selected, f"EAT, {plots.setting_names(front.settings)[selected.setting_id]}"),
+    )
+
+
+def _write_layers(panels: Sequence[plots.LayerPanel], hardware: HardwareConfig, output: Path) -> list[Path]:
     if not panels:
         return _remove(output, FIRING_PLOT, ENERGY_PLOT, LAYERS)
-    write_atomically(output / LAYERS, csv_bytes([row for panel in panels for row in _layer_rows(panel)]))
+    write_atomically(output / LAYERS, _csv([row for panel in panels for row in _layer_rows(panel)]))
     relative = isinstance(hardware, FusedHardware) and hardware.relative
     caption = printable(f"hardware {hardware.name} ({hardware.process_nm} nm) · test split")
     return [

@@ -9,11 +9,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from eat_runner.config.hardware import SCHEMAS, HardwareConfig, PublishedHardware
 from eat_runner.config.identity import digest
-from eat_runner.energy.estimate import estimate
+from eat_runner.energy.counts import Counts
+from eat_runner.energy.estimate import EnergyReport, LayerEnergy, estimate
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord, Scalar
 
@@ -27,6 +28,7 @@ RANK = {"finished": 0, "diverged": 1, "interrupted": 2, "running": 3, "failed": 
 VARIED = frozenset({"penalty", "schedule", "lambda", "seed"})
 NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 LONGEST_NAME = 200
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes begins with one of these
 MAX_WORKERS, FOLDERS_PER_WORKER = 8, 1000
 
 Common = tuple[tuple[str, str], ...]  # what determines a result and is not VARIED
@@ -125,7 +127,12 @@ def run_folders(root: Path) -> list[RunFolder]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     found: list[RunFolder] = []
-    for path, folders, files in os.walk(root):
+
+    def closed(error: OSError) -> None:
+        if isinstance(error, PermissionError):  # it may be a run: reading its record says what is wrong
+            found.append(RunFolder(error.filename))
+
+    for path, folders, files in os.walk(root, onerror=closed):
         if "record.json" in files or "config.yaml" in files:
             found.append(RunFolder(path))
             folders.clear()
@@ -140,9 +147,11 @@ def hardware_of(folders: Sequence[Path]) -> HardwareConfig:
             values = folder.read_record().config["hardware"]
             hardware = SCHEMAS[values["rule"]](**values)
             hardware.check()
+            types = get_type_hints(type(hardware))
+            if all(isinstance(getattr(hardware, key), hint) for key, hint in types.items() if key != "source"):
+                return hardware
         except (ValueError, LookupError, TypeError, ArithmeticError):
             continue
-        return hardware
     return PublishedHardware()
 
 
@@ -158,8 +167,19 @@ class LayerMeans:
 
 
 def layer_means(runs: Sequence[Run], hardware: HardwareConfig) -> list[LayerMeans]:
-    """The layers of runs of one setting, in the order of their calls."""
-    reports = [estimate(RunFolder(run.folder).read_counts(), hardware, "test") for run in runs]
+    """The layers of runs of one setting, in the order of their calls.
+
+    Raises UserError, which names the folder, where counts are damaged, cannot be priced, or are of other layers.
+    """
+    reports: list[list[LayerEnergy]] = []
+    for run in runs:
+        folder = RunFolder(run.folder)
+        layers = _estimate(folder, folder.read_counts(), hardware, "test").layers
+        if not layers:
+            raise UserError(f"{folder.layers}: there are no layers of the test split")
+        if reports and [layer.name for layer in layers] != [layer.name for layer in reports[0]]:
+            raise UserError(f"{folder.layers}: its layers are others than those in {runs[0].folder}")
+        reports.append(layers)
     return [
         LayerMeans(
             name=printable(layers[0].name),
@@ -168,14 +188,31 @@ def layer_means(runs: Sequence[Run], hardware: HardwareConfig) -> list[LayerMean
             energy_pj=fmean(layer.energy_pj for layer in layers),
             dense_pj=fmean(layer.dense_pj for layer in layers),
         )
-        for layers in zip(*(report.layers for report in reports), strict=True)
+        for layers in zip(*reports, strict=True)
     ]
 
 
-def printable(text: str) -> str:
-    """``text`` in one line that no terminal, table or image takes for a command; cut where it is very long."""
+def printable(text: str, longest: int | None = LONGEST_NAME) -> str:
+    """``text`` in one line that no terminal, table or image takes for a command; cut where it is longer than that."""
     clean = "".join(character if character.isprintable() else "?" for character in text)
-    return clean if len(clean) <= LONGEST_NAME else f"{clean[:LONGEST_NAME]}…"
+    return clean if longest is None or len(clean) <= longest else f"{clean[:longest]}…"
+
+
+def cell(value: Scalar) -> Scalar:
+    """``value`` as a table may hold it: text is printable, and an apostrophe stands before what a spreadsheet would
+    compute."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, longest=None)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _order(run: Run) -> tuple[Any, ...]:
@@ -202,7 +239,7 @@ def _read_all(folders: Sequence[RunFolder], hardware: HardwareConfig) -> Iterato
 def _read(folder: RunFolder, hardware: HardwareConfig) -> tuple[Run, Common]:
     """A folder's run: running where there is no record yet, broken where its files cannot be read, without energy where
     its counts cannot be priced."""
-    run = Run(run_id=printable(folder.path.name), folder=str(folder.path), hardware=hardware.name)
+    run = Run(run_id=printable(folder.path.name), folder=str(folder.path), hardware=printable(hardware.name))
     common: Common = ()
     try:
         record = folder.read_record()
@@ -211,10 +248,10 @@ def _read(folder: RunFolder, hardware: HardwareConfig) -> tuple[Run, Common]:
         if record.status == "finished":
             run = replace(run, **_energy(folder, record, hardware))
     except UserError as error:
-        if folder.record.exists():
-            run = replace(run, reason=printable(str(error)))
-        else:
+        if isinstance(error.__cause__, FileNotFoundError) and error.__cause__.filename == str(folder.record):
             run = replace(run, status="running", reason="no record yet: a process has it, or was killed")
+        else:
+            run = replace(run, reason=printable(str(error)))
     return run, common
 
 
@@ -234,11 +271,11 @@ def _from_record(record: RunRecord, folder: RunFolder) -> dict[str, Any]:
             "firing_rate_test": _share(record.firing_rate_test),
             "epochs": _whole(record.epochs_done),
             "parameters": _whole(record.parameters),
-            "seconds": sum(seconds or 0.0 for seconds in record.timings.values()),
+            "seconds": _real(sum(seconds or 0.0 for seconds in record.timings.values())),
             "baseline_id": printable(record.baseline_id),
             "setting_id": _setting_id(record.determinants),
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{folder.record} is no run's ({type(error).__name__}: {error})") from error
 
 
@@ -297,11 +334,8 @@ def _energy(folder: RunFolder, record: RunRecord, hardware: HardwareConfig) -> d
     # the published rule's totals are in batches.csv alone
     counts = folder.read_counts(record, layers=not isinstance(hardware, PublishedHardware))
     measured = {batch.split for batch in counts.batches}
-    try:
-        test = estimate(counts, hardware, "test")
-        validation = estimate(counts, hardware, "validation") if "validation" in measured else None
-    except (ArithmeticError, LookupError) as error:
-        raise UserError(f"{folder.path}: the counts make no sense ({type(error).__name__}: {error})") from error
+    test = _estimate(folder, counts, hardware, "test")
+    validation = _estimate(folder, counts, hardware, "validation") if "validation" in measured else None
     return {
         "energy_ratio": test.ratio,
         "energy_ratio_validation": validation.ratio if validation else None,
@@ -309,6 +343,16 @@ def _energy(folder: RunFolder, record: RunRecord, hardware: HardwareConfig) -> d
         "energy_uj_per_image": test.energy_uj_per_image,
         "dense_uj_per_image": test.dense_uj_per_image,
     }
+
+
+def _estimate(folder: RunFolder, counts: Counts, hardware: HardwareConfig, split: str) -> EnergyReport:
+    try:
+        report = estimate(counts, hardware, split)
+        if not all(math.isfinite(value) for value in report.summary().values() if value is not None):
+            raise OverflowError("energy without end")
+    except (ArithmeticError, LookupError) as error:
+        raise UserError(f"{folder.path}: the counts make no sense ({type(error).__name__}: {error})") from error
+    return report
 
 
 def _compare_with_baselines(runs: list[Run]) -> None:
@@ -344,9 +388,9 @@ def _label_families(runs: Iterable[tuple[Run, Common]]) -> None:
         name = f"{first.dataset} · {first.model}" if common else ""
         if width := dict(common).get("model.width"):  # only there where it is not the standard network's
             name = f"{name}, width {width}"
-        label = ", ".join([name, *(f"{key}={value:.40}" for key, value in common if key in telling)])
+        label = printable(", ".join([name, *(f"{key}={value:.40}" for key, value in common if key in telling)]))
         if label in taken:
             label = f"{label} ({digest(common)})"
         taken.add(label)
         for run in families[common]:
-            run.family = printable(label)
+            run.family = label

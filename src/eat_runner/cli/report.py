@@ -1,6 +1,7 @@
 """``eat-report``: collate, price and draw runs that lie on disk. Needs neither torch nor Hydra.
 
-Exit codes: 0 the report is written; 2 bad input.
+Exit codes: 0 the report is written, also where runs failed or are missing, which it names; 2 bad input. (eat-run's
+exit code is 1 where a run failed.)
 """
 
 import argparse
@@ -35,7 +36,9 @@ def command(arguments: Sequence[str]) -> None:
     hardware = report.choose_hardware(folders, options.hardware)
     if options.select:
         for path in report.selected_folders(folders, hardware, options.selection):
-            sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+            # a program gets the path as it is, a terminal what it can show
+            shown = report.printable(path, longest=None) if sys.stdout.isatty() else path
+            sys.stdout.buffer.write(os.fsencode(shown) + b"\n")
         return
     report.show(report.write_report(folders, hardware, options.selection, options.output))
 
@@ -50,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Collate, price and draw the runs in folders that eat-run wrote: summary.csv, pareto.csv, "
         "pareto.png/svg, layer_comparison.csv and its plots.",
-        epilog="Runs of several machines: eat-report A B --output C takes each run once, the finished copy first.",
+        epilog="Runs of several machines: eat-report A B --output C takes each run once, the finished copy first. "
+        "Exit codes: 0 the report is written, also where runs failed or are missing, which it names; 2 bad input.",
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="results/<name>, or a run's folder")
