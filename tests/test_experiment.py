@@ -1,6 +1,7 @@
 """Experiments on real digits, small enough for a test: training against a naive loop, resuming, statuses, loading."""
 
 import json
+import shutil
 import signal
 import threading
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from eat_runner import data, experiment, models
 from eat_runner.config import DatasetConfig, ExperimentConfig, ModelConfig, PenaltyConfig, ScheduleConfig, TrainerConfig
 from eat_runner.data.batches import training_batches
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder
+from eat_runner.records import RunFolder, RunRecord
 from eat_runner.training import Trainer, pack, unpack
 
 
@@ -130,6 +131,30 @@ def test_a_trainer_resumes_to_the_bit_from_any_step(config, lr_schedule):
         assert untimed[0] == untimed[1]
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [ScheduleConfig(name=name, every_epochs=1) for name in ("constant", "linear", "cosine", "step", "exponential")],
+    ids=lambda schedule: schedule.name,
+)
+def test_a_trainer_resumes_to_the_bit_with_any_schedule_flips_and_dropout(config, schedule):
+    config = replace(
+        config,
+        schedule=schedule,
+        dataset=replace(config.dataset, train_limit=64, flip=True),
+        model=ModelConfig(name="vgg11", width=1, head="imagenet"),
+    )
+    whole = train(trainer_of(config))
+    assert any(isinstance(layer, torch.nn.Dropout) for layer in whole.model.modules())
+    part = train(trainer_of(config), 3)  # of the second epoch's two steps, one
+    assert (part.epoch, part.step) == (1, 1)
+    resumed = trainer_of(config)
+    resumed.load_state(unpack(pack(part.state())))
+    train(resumed)
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+    untimed = [[asdict(row) | {"seconds": 0} for row in t.history] for t in (resumed, whole)]
+    assert untimed[0] == untimed[1]
+
+
 def test_lambda_follows_its_schedule(config):
     """Linear warm-up over half of 10 steps: progress of step k is k / 9, the factor twice that up to 1."""
     trainer = train(trainer_of(replace(config, lambda_=1.0)))
@@ -176,6 +201,8 @@ def test_a_stopped_run_continues_to_the_same_result(config, tmp_path):
     assert stopped.value.code == 75
     folder = RunFolder(Path(config.results_dir) / config.name / whole.run_id)
     assert folder.read_record().status == "interrupted"
+    checkpoint = unpack(folder.checkpoint.read_bytes())
+    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 2)  # step 7 of 5 an epoch
     resumed = experiment.run(config)
     other = RunFolder(Path(config.results_dir) / "whole" / whole.run_id)
     assert folder.weights.read_bytes() == other.weights.read_bytes()
@@ -217,6 +244,69 @@ def test_a_failing_run_keeps_its_traceback(config, monkeypatch):
     monkeypatch.undo()
     assert experiment.run(config).status == "finished"
     assert not folder.traceback.exists()
+
+
+def test_a_traceback_can_hold_any_text(config, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("file \udcff\x1b[2J")  # a name that is not UTF-8, as os.listdir hands it out
+
+    monkeypatch.setattr(Trainer, "monitor", fail)
+    record = experiment.run(config)
+    folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
+    assert record.reason == "RuntimeError: file ??[2J"
+    assert folder.read_record() == record
+    assert "file \\udcff" in folder.traceback.read_text()
+
+
+def test_what_a_planted_checkpoint_says_cannot_move_the_cursor(config, capsys):
+    run_id = experiment.plan([config])[0].run_id
+    folder = RunFolder(Path(config.results_dir) / config.name / run_id)
+    state = train(trainer_of(config), 6).state()
+    state["history"] = [row | {"\x1b]0;title\x07": 1} for row in state["history"]]
+    folder.create()
+    folder.checkpoint.write_bytes(pack(state | {"run_id": run_id}))
+    [message] = experiment.run(config).messages
+    assert "unexpected keyword argument '?]0;title?'" in message
+    assert message in capsys.readouterr().err
+    assert folder.read_record().messages == [message]
+
+
+def test_the_record_of_another_run_is_no_result(config):
+    first = experiment.run(config)
+    other = replace(config, seed=1)
+    place = Path(config.results_dir) / config.name
+    copied = place / experiment.plan([other])[0].run_id
+    shutil.copytree(place / first.run_id, copied)
+    line = f"{copied}/record.json is the record of another run, {first.run_id}: delete it to do this one"
+    for use in (experiment.run, lambda config: experiment.plan([config])):
+        with pytest.raises(UserError) as refused:
+            use(other)
+        assert str(refused.value) == line
+    assert RunFolder(copied).read_record() == first
+
+
+def test_a_final_record_need_not_say_how_it_was_trained(config):
+    identity = experiment.plan([config])[0].run_id
+    folder = RunFolder(Path(config.results_dir) / config.name / identity)
+    folder.create()
+    folder.write_record(RunRecord(run_id=identity, status="finished"))
+    assert experiment.run(config).status == "finished"
+
+
+def test_weights_with_a_flipped_bit_are_not_loaded(config):
+    record = experiment.run(config)
+    folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
+    whole = folder.weights.read_bytes()
+    folder.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    damaged = r"model\.safetensors is damaged: it is not the file that record\.json was written for"
+    with pytest.raises(UserError, match=damaged):
+        eat_runner.load_run(folder.path)
+    for init in (folder.path, folder.weights):
+        with pytest.raises(UserError, match=damaged):
+            experiment.prepare(replace(config, init=str(init)))
+    folder.weights.write_bytes(whole)
+    eat_runner.load_run(folder.path)
+    experiment.prepare(replace(config, init=str(folder.weights)))
 
 
 def test_zero_epochs_only_measures(config, tmp_path):
