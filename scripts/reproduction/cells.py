@@ -27,23 +27,27 @@ EXPERIMENTS = {
     "ablation_cifar10": ABLATION,
     "choices": CHOICES,
     "choices_augmentation": CHOICES,
+    "choices_vgg16": CHOICES,
     "celeba_resnet18": TABLE1,
     "celeba_vgg16": TABLE1,
 }
 OFFICIAL_CIFAR10 = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 JPEG_COPY = "CIFAR10-jpeg"
 JPEG_LABEL = "CIFAR-10, JPEG copy"
+CIFAR10_CONTENT = "50,000 training and 10,000 test images in 10 classes"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """name: as in SCALE=name. caption: what every table says of it; brief: the same in a line, for figures. overrides:
-    of eat-run, for each kind of experiment; without one, the experiment's YAML runs as it is."""
+    """name: as in SCALE=name. title: the scale and what it is, in a line. captions: for each kind of experiment, what
+    its tables and figures say of how their runs were made; briefs: the same in a line, for figures. overrides: of
+    eat-run, for each kind; without one, the experiment's YAML runs as it is."""
 
     name: str
-    caption: str
-    brief: str
-    overrides: dict[str, tuple[str, ...]]
+    title: str
+    captions: dict[str, str]
+    briefs: dict[str, str]
+    overrides: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 _SLIM = (
@@ -55,22 +59,56 @@ _SLIM = (
     "seed=0,1",
 )
 _SMOKE = ("trainer=fast", "trainer.epochs=1", "dataset=digits", "model.width=2", "threads=1")
+_PROTOCOL = (
+    "Scale full, the paper's protocol: standard width (64), 100 epochs, batch 512, SGD with learning rate 0.1 times "
+    "0.95 an epoch, all training images, no validation split; bf16 on a GPU, float32 on a CPU."
+)
+_SMALL = (
+    "NOT the paper's protocol: networks of width 8 instead of 64, {epochs} epochs instead of 100, batch 128, one-cycle "
+    "learning rate, float32, {images} (10 % of the training set is split off for validation before)."
+)
+_PART = _SMALL.format(epochs=6, images="10,000 of the training images")
+_NOTHING = (
+    "Scale smoke: networks of width 2 after one epoch on a few handwritten digits, in place of every data set. It "
+    "shows that the command works; the numbers mean nothing."
+)
+_CHOICES = f"At slim size, whatever the scale, {_PART} GTSRB, lambda as listed, sigma 1e-4, seeds 0 and 1."
+_CHOICES_BRIEF = "slim size, NOT the paper's protocol: width 8, 6 epochs on 10,000 images"
 SCALES = {
     "full": Scale(
         "full",
-        "Scale full: the paper's protocol (standard width, 100 epochs, batch 512, SGD 0.1 times 0.95 an epoch, all "
-        "training images, no validation split), in bf16 on a GPU; three seeds, one in the ablation.",
-        "scale full: the paper's protocol",
-        {},
+        "Scale full: the paper's protocol.",
+        {
+            TABLE1: f"{_PROTOCOL} Our grid: lambda 0, 0.5, 1, 2, 3, 5 at sigma 1e-4 alone (the paper selects among "
+            "several sigma, too); seeds 0, 1, 2.",
+            ABLATION: f"{_PROTOCOL} Grid: sigma 1e-1 to 1e-8 by powers of ten, lambda 0, 0.1, 0.5, 1, 2, 3, 5, 10; one "
+            "seed (0), so there is no standard deviation.",
+            CHOICES: _CHOICES,
+        },
+        {
+            TABLE1: "scale full: the paper's protocol, lambda 0 to 5 at sigma 1e-4",
+            ABLATION: "scale full: the paper's protocol, one seed",
+            CHOICES: _CHOICES_BRIEF,
+        },
     ),
     "slim": Scale(
         "slim",
-        "Scale slim, NOT the paper's protocol: networks of width 8 instead of 64, 11 epochs instead of 100, batch 128, "
-        "one-cycle learning rate, a validation split of 10 %, lambda 0, 1, 2, 3, two seeds. Ablation and choices: "
-        "10,000 training images, 6 epochs.",
-        "scale slim, NOT the paper's protocol: width 8, one-cycle, batch 128, 11 epochs (ablation 6, on 10,000 images)",
+        "Scale slim, NOT the paper's protocol: small networks, few epochs, for a CPU.",
         {
-            TABLE1: (*_SLIM, "trainer.epochs=11", "lambda=0,1,2,3"),
+            TABLE1: f"Scale slim, {_SMALL.format(epochs=11, images='all training images')} Grid: lambda 0, 0.5, "
+            "1, 2, 3 at sigma 1e-4 alone; seeds 0 and 1.",
+            ABLATION: f"Scale slim, {_PART} Grid: sigma 1e-1, 1e-2, 1e-4, 1e-8, lambda 0, 0.1, 1, 3, 10; seeds 0 and "
+            "1.",
+            CHOICES: _CHOICES,
+        },
+        {
+            TABLE1: "scale slim, NOT the paper's protocol: width 8, 11 epochs, batch 128, one-cycle",
+            ABLATION: "scale slim, NOT the paper's protocol: width 8, 6 epochs on 10,000 images, batch 128, one-cycle",
+            CHOICES: _CHOICES_BRIEF,
+        },
+        {
+            # a lambda more comes last, so that what was run before stays first
+            TABLE1: (*_SLIM, "trainer.epochs=11", "lambda=0,1,2,3,0.5"),
             ABLATION: (
                 *_SLIM,
                 "trainer.epochs=6",
@@ -82,9 +120,15 @@ SCALES = {
     ),
     "smoke": Scale(
         "smoke",
-        "Scale smoke: networks of width 2 after one epoch on a few handwritten digits, in place of every data set. It "
-        "shows that the command works; the numbers mean nothing.",
-        "scale smoke: width 2 after one epoch on a few digits; the numbers mean nothing",
+        "Scale smoke: everything on a few digits, to show that the command works; the numbers mean nothing.",
+        {
+            TABLE1: f"{_NOTHING} Grid: lambda 0, 1 at sigma 1e-4; seeds 0 and 1.",
+            ABLATION: f"{_NOTHING} Grid: sigma 1e-1, 1e-4, lambda 0, 1; one seed (0).",
+            CHOICES: f"{_NOTHING} lambda 0, 1 at sigma 1e-4; one seed (0).",
+        },
+        dict.fromkeys(
+            (TABLE1, ABLATION, CHOICES), "scale smoke: width 2, one epoch on a few digits; the numbers mean nothing"
+        ),
         {
             TABLE1: (*_SMOKE, "dataset.validation=0.1", "lambda=0,1", "seed=0,1"),
             ABLATION: (*_SMOKE, "penalty.sigma=1e-4,1e-1", "lambda=0,1", "seed=0"),
@@ -100,7 +144,7 @@ SMOKE_IMAGES = {"gtsrb": 128, "cifar10": 160, "celeba": 192}
 class Cell:
     """An experiment at a scale. name: its folder below runs/. dataset: what it is called wherever it is named.
     paper_dataset: the paper's data set that it stands beside. run_ids: every run that it needs, in order. missing: why
-    it cannot be run, and how to get what it needs."""
+    it cannot be run (further), and how to get what it needs. content: what a copy of a data set holds."""
 
     experiment: str
     kind: str
@@ -110,6 +154,7 @@ class Cell:
     network: str
     run_ids: tuple[str, ...] = ()
     missing: str = ""
+    content: str = ""
 
     @property
     def title(self) -> str:
@@ -118,13 +163,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What plan.json holds. caption, brief: what every table and figure says. command: the one that made it."""
+    """What plan.json holds. captions, briefs: of the Scale when it was planned. command: the one that made it."""
 
     scale: str
-    caption: str
-    brief: str
+    captions: dict[str, str]
+    briefs: dict[str, str]
     command: str
-    cells: tuple[Cell, ...] = field(default=())
+    cells: tuple[Cell, ...] = ()
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,12 +177,14 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """UserError where there is none, or it is no plan."""
+    """UserError where there is none, or it is no plan. One of an earlier version has no captions: it gets today's."""
     path = folder / PLAN
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        cells = tuple(Cell(**(cell | {"run_ids": tuple(cell["run_ids"])})) for cell in values.pop("cells"))
-        return Plan(cells=cells, **values)
+        cells = tuple(Cell(**(cell | {"run_ids": tuple(cell["run_ids"])})) for cell in values["cells"])
+        today = SCALES[values["scale"]]
+        captions, briefs = values.get("captions", today.captions), values.get("briefs", today.briefs)
+        return Plan(today.name, captions, briefs, values["command"], cells)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): run make reproduce-paper first") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

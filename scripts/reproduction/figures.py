@@ -1,41 +1,39 @@
 """Figures 1 to 3 of the paper, from the outcomes of its cells. No torch."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from eat_runner import plots
 from eat_runner.config.hardware import HardwareConfig
-from eat_runner.pareto import Setting
+from eat_runner.pareto import Front, Setting
 from eat_runner.sweep import layer_means
 from reproduction.tables import Outcome, Row
 
-# light to dark with growing values; the same for both columns, since a cell also carries its number
-COLOURS = "Blues"
+COLOURS = "Blues"  # light to dark with growing values
 PANEL_INCHES = (5.6, 2.9)
+LEAST_RATIO, LEAST_POINTS = 0.1, 5.0  # that a panel of the fronts spans, in energy ratio and points of accuracy
 
 
-def layer_panels(found: Sequence[Outcome], hardware: HardwareConfig) -> list[plots.LayerPanel]:
-    """ST beside EAT, a panel a cell that has both; EAT is what the paper's rule picks, else the smallest lambda."""
-    panels: list[plots.LayerPanel] = []
-    for one in found:
-        eat = shown_beside_st(one)
-        if one.baseline is None or eat is None:
-            continue
-        outside = "" if one.picks["paper"] is eat else ", more than 3 points below ST"
-        panels.append(
-            plots.LayerPanel(
-                family=one.cell.title,
-                st=layer_means(one.baseline.runs, hardware),
-                eat=layer_means(eat.runs, hardware),
-                st_label=f"ST ({_seeds(one.baseline)})",
-                eat_label=f"EAT, λ {eat.lambda_:g}{outside} ({_seeds(eat)})",
-            )
-        )
-    return panels
+def layer_panel(one: Outcome, hardware: HardwareConfig) -> plots.LayerPanel | None:
+    """ST beside EAT of a cell that has both; EAT is what the paper's rule picks, else the smallest lambda. Raises
+    UserError where a run's counts cannot be read."""
+    eat = shown_beside_st(one)
+    if one.baseline is None or eat is None:
+        return None
+    outside = "" if one.picks["paper"] is eat else ", not within 3 points of ST"
+    return plots.LayerPanel(
+        family=one.cell.title,
+        st=layer_means(one.baseline.runs, hardware),
+        eat=layer_means(eat.runs, hardware),
+        st_label=f"ST ({_seeds(one.baseline)})",
+        eat_label=f"EAT, λ {eat.lambda_:g}{outside} ({_seeds(eat)})",
+    )
 
 
 def shown_beside_st(one: Outcome) -> Setting | None:
@@ -64,9 +62,27 @@ def layer_rows(panels: Sequence[plots.LayerPanel]) -> list[Row]:
     ]
 
 
+def front_figure(fronts: Sequence[Front], rule: str, caption: str) -> Figure:
+    """``plots.front_figure`` with a legend that says by which rule the ring is set, and with axes that do not spread a
+    few thousandths over a whole panel where a cell has little but ST."""
+    figure = plots.front_figure(fronts, caption)
+    for text in figure.legends[0].get_texts():
+        if text.get_text() == "selected":
+            text.set_text(f"selected ({rule})")
+    for axes in figure.axes:
+        axes.set_xlim(*_at_least(LEAST_RATIO, *axes.get_xlim()))
+        axes.set_ylim(*_at_least(LEAST_POINTS, *axes.get_ylim()))
+    return figure
+
+
+def _at_least(span: float, low: float, high: float) -> tuple[float, float]:
+    more = max(span - (high - low), 0.0) / 2
+    return low - more, high + more
+
+
 def ablation_figure(rows: Sequence[Row], caption: str) -> Figure:
-    """lambda against sigma: accuracy on the left, energy ratio on the right, a row a data set. rows: of
-    ``tables.ablation``."""
+    """lambda against sigma: accuracy on the left, energy ratio on the right, a row a data set, a colour scale for each
+    of the two. rows: of ``tables.ablation``."""
     datasets = list(dict.fromkeys(str(row["dataset"]) for row in rows))
     with mpl.rc_context({**plots.STYLE, "axes.grid": False}):
         size = (2 * PANEL_INCHES[0], 1.0 + PANEL_INCHES[1] * len(datasets))
@@ -74,34 +90,53 @@ def ablation_figure(rows: Sequence[Row], caption: str) -> Figure:
         FigureCanvasAgg(figure)
         figure.suptitle(f"Ablation on lambda and sigma\n{caption}", x=0.012, ha="left", fontsize=10)
         panels = figure.subplots(len(datasets), 2, squeeze=False)
-        for dataset, (left, right) in zip(datasets, panels, strict=True):
-            own = [row for row in rows if row["dataset"] == dataset]
-            _heat_map(left, own, "accuracy", f"{dataset}: test accuracy")
-            _heat_map(right, own, "energy_ratio", f"{dataset}: energy ratio")
+        for column, (measure, name) in enumerate((("accuracy", "test accuracy"), ("energy_ratio", "energy ratio"))):
+            values = [float(row[measure] or 0) for row in rows if row["sigma"] is not None]
+            low = min(values, default=0.0)
+            high = max(max(values, default=1.0), low + 1e-9)
+            for dataset, axes in zip(datasets, panels[:, column], strict=True):
+                own = [row for row in rows if row["dataset"] == dataset]
+                image = _heat_map(axes, own, measure, low, high)
+                axes.set_title(f"{dataset}: {name}{_standard(own, measure)}")
+            figure.colorbar(image, ax=panels[:, column], label=name, aspect=30)  # pyright: ignore
     return figure
 
 
-def _heat_map(axes: Axes, rows: Sequence[Row], measure: str, title: str) -> None:
-    """A field a (sigma, lambda) with its number; standard training in the title."""
-    values = {(row["sigma"], row["lambda"]): row[measure] for row in rows if row["sigma"] is not None}
-    standard = next((row[measure] for row in rows if row["sigma"] is None), None)
-    sigmas = sorted({float(sigma or 0) for sigma, _ in values}, reverse=True)
-    lambdas = sorted({float(lambda_ or 0) for _, lambda_ in values})
-    grid = [[float(values.get((sigma, lambda_)) or float("nan")) for lambda_ in lambdas] for sigma in sigmas]
-    low = min((value for line in grid for value in line if value == value), default=0.0)
-    high = max((value for line in grid for value in line if value == value), default=1.0)
-    axes.imshow(grid, cmap=COLOURS, aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
+def _heat_map(axes: Axes, rows: Sequence[Row], measure: str, low: float, high: float) -> AxesImage:
+    """A field a (sigma, lambda), with its number; a dash where there is none. low, high: ends of the colour scale."""
+    there = {(row["sigma"], row["lambda"]): row for row in rows if row["sigma"] is not None}
+    sigmas = sorted({float(sigma or 0) for sigma, _ in there}, reverse=True)
+    lambdas = sorted({float(lambda_ or 0) for _, lambda_ in there})
+    grid = [[_number(there.get((sigma, lambda_), {}), measure) for lambda_ in lambdas] for sigma in sigmas]
+    image = axes.imshow(grid or [[math.nan]], cmap=COLOURS, aspect="auto", vmin=low, vmax=high)
     for y, line in enumerate(grid):
         for x, value in enumerate(line):
+            text = _with_std(there.get((sigmas[y], lambdas[x]), {}), measure)
             dark = value - low > 0.6 * (high - low)
-            text = f"{value:.3f}" if value == value else "–"
-            axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else plots.INK)
+            axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else plots.INK)
     axes.set_xticks(range(len(lambdas)), [f"{value:g}" for value in lambdas])
     axes.set_yticks(range(len(sigmas)), [f"{value:.0e}" for value in sigmas])
     axes.set_xlabel("λ")
     axes.set_ylabel("σ")
-    axes.set_title(title + (f" (ST {standard:.3f})" if isinstance(standard, float) else ""))
     axes.tick_params(length=0)
+    return image
+
+
+def _number(row: Row, measure: str) -> float:
+    value = row.get(measure)
+    return math.nan if value is None else float(value)
+
+
+def _with_std(row: Row, measure: str, between: str = "\n") -> str:
+    mean, std = row.get(measure), row.get(f"{measure}_std")
+    if mean is None:
+        return "–"
+    return f"{mean:.3f}" + ("" if std is None else f"{between}± {std:.3f}")
+
+
+def _standard(rows: Sequence[Row], measure: str) -> str:
+    standard = next((row for row in rows if row["sigma"] is None), None)
+    return "" if standard is None else f" (ST {_with_std(standard, measure, ' ')})"
 
 
 def fallen_most(panel: plots.LayerPanel) -> str:

@@ -5,20 +5,24 @@ README.md in the folder is the page that shows all of them.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from eat_runner import plots
 from eat_runner.claims import report_lock
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder, csv_bytes, write_atomically
+from eat_runner.records import RunFolder, RunRecord, csv_bytes, write_atomically
 from reproduction import figures, tables
-from reproduction.cells import ABLATION, JPEG_LABEL, NETWORKS, PLAN, RUNS, TABLE1, Plan, read_plan
+from reproduction.cells import ABLATION, CHOICES, CIFAR10_CONTENT, JPEG_LABEL, NETWORKS, RUNS, TABLE1, Plan, read_plan
 from reproduction.tables import Outcome, Row
 
 Column = tuple[str, Callable[[Row], str]]
+SOURCE = "Lazzaro et al., ICIAP 2023, arXiv 2307.00368"
 
 
 def write(folder: Path) -> str:
@@ -41,7 +45,7 @@ def write(folder: Path) -> str:
 
 
 class _Page:
-    """README.md as it grows, and the files beside it."""
+    """README.md as it grows, and the files beside it. Files of an earlier report that has rows this one lacks go."""
 
     def __init__(self, folder: Path, plan: Plan):
         self.folder, self.plan = folder, plan
@@ -52,29 +56,64 @@ class _Page:
     def text(self, *paragraphs: str) -> None:
         self.parts += [paragraph for paragraph in paragraphs if paragraph]
 
-    def table(self, stem: str, title: str, rows: Sequence[Row], columns: Sequence[Column], *remarks: str) -> None:
+    def csv(self, stem: str, rows: Sequence[Row]) -> None:
+        """``stem``.csv, whose first column is the scale."""
+        rows = [{"scale": self.plan.scale} | row for row in rows]
+        write_atomically(self.folder / f"{stem}.csv", csv_bytes(rows, ["scale"]))
+
+    def table(
+        self, stem: str, kind: str, title: str, rows: Sequence[Row], columns: Sequence[Column], *remarks: str
+    ) -> None:
         """``stem``.csv with every number, .md and .tex as people read them, and the same on the page."""
-        caption = f"{title} {self.plan.caption}{self.not_full()}"
-        write_atomically(self.folder / f"{stem}.csv", csv_bytes(rows))
+        self.remove(*(() if rows else (f"{stem}.csv", f"{stem}.md", f"{stem}.tex")))
+        if not rows:
+            return
+        if columns[-1] != NOTE and any(row.get("note") for row in rows):
+            columns = [*columns, NOTE]
+        caption = self.caption(title, kind)
+        self.csv(stem, rows)
         text = "\n\n".join([f"**{caption}**", markdown(rows, columns), *remarks])
         write_atomically(self.folder / f"{stem}.md", text.encode() + b"\n")
         write_atomically(self.folder / f"{stem}.tex", latex(rows, columns, caption, remarks).encode())
         self.text(text)
 
-    def figure(self, stem: str, title: str, figure: Any) -> None:
+    def figure(self, stem: str, kind: str, title: str, figure: Figure) -> None:
         plots.save(figure, self.folder / stem)
-        self.text(f"![{title}]({stem}.png)", f"**{title}** {self.plan.caption}{self.not_full()}")
+        self.text(f"![{title}]({stem}.png)", f"**{title}** {self.caption('', kind)}")
 
-    def not_full(self) -> str:
-        """The full scale has not been run where it has no plan."""
-        there = self.plan.scale == "full" or (self.folder.parent / "full" / PLAN).exists()
-        return "" if there else " Scale full, the paper's protocol, was not run here."
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def caption(self, title: str, kind: str) -> str:
+        return f"{title} {self.plan.captions[kind]}{self.full_scale(kind)}".strip()
+
+    def full_scale(self, kind: str) -> str:
+        """What there is of the full scale, where this is another one."""
+        if self.plan.scale == "full" or kind == CHOICES:
+            return ""
+        done, planned = finished_runs(self.folder.parent / "full", kind)
+        if not done:
+            return " Scale full, the paper's protocol, was not run here."
+        return "" if done == planned else f" Of scale full, the paper's protocol, {done} of {planned} runs are done."
 
     def save(self) -> None:
         write_atomically(self.path, "\n\n".join(self.parts).encode() + b"\n")
 
 
+def finished_runs(folder: Path, kind: str) -> tuple[int, int]:
+    """How many runs of a kind of experiment a scale's plan has finished, and how many it has; 0 of 0 without one."""
+    try:
+        cells = [cell for cell in read_plan(folder).cells if cell.kind == kind]
+    except UserError:
+        return 0, 0
+    runs = [RunFolder(folder / RUNS / cell.name / identity) for cell in cells for identity in cell.run_ids]
+    return sum(run.record.exists() and run.read_record().status == "finished" for run in runs), len(runs)
+
+
 # --- the parts of the page -----------------------------------------------------------------------------------------
+
+STD = "± is the sample standard deviation over seeds (n - 1)."
 
 
 def _table1(page: _Page, found: Sequence[Outcome]) -> None:
@@ -82,44 +121,67 @@ def _table1(page: _Page, found: Sequence[Outcome]) -> None:
     rules = (
         "Paper's rule: the lowest energy ratio among the settings with a lambda above 0 whose accuracy on the test set "
         "is within 3 points of ST. Our rule: the same on the validation split, so that the test set chooses nothing; "
-        "the numbers shown are on the test set either way. Mean ± standard deviation over seeds. Floor: the ratio with "
-        "every activation at zero; no training goes below."
+        "the numbers shown are on the test set either way. Either rule compares the same seeds: a setting that lacks "
+        f"one of ST's is not selected. Mean over seeds; {STD} Floor: the ratio with every activation at zero; no "
+        "training goes below. The paper's numbers have its two digits."
     )
     goal = tables.against_paper(rows) if page.plan.scale == "full" else []
     page.text("## Table 1")
-    jpeg = (
-        f"{JPEG_LABEL}: all 60,000 images, re-encoded with losses: not bit-identical to CIFAR-10."
-        if any(one.cell.dataset == JPEG_LABEL for one in found)
-        else ""
-    )
-    title = "Table 1: accuracy and energy ratio, ours beside the paper's."
-    page.table("table1", title, rows, TABLE1_COLUMNS, *filter(None, [rules, jpeg]))
+    title = f"Table 1: accuracy and energy ratio, ours beside the paper's ({SOURCE}, Table 1)."
+    page.table("table1", TABLE1, title, rows, TABLE1_COLUMNS, *filter(None, [rules, _jpeg_copy(found)]))
     page.text("\n".join(f"- {line}" for line in goal))
-    page.shown += [markdown(rows, TABLE1_COLUMNS), page.plan.caption]
+    page.shown += [markdown(rows, TABLE1_COLUMNS), page.plan.captions[TABLE1]]
+
+
+def _jpeg_copy(found: Sequence[Outcome]) -> str:
+    content = next((one.cell.content for one in found if one.cell.dataset == JPEG_LABEL), None)
+    if content is None:
+        return ""
+    there = content or "how many images there are was not looked at"
+    official = "" if content == CIFAR10_CONTENT else f" (CIFAR-10 has {CIFAR10_CONTENT})"
+    return f"{JPEG_LABEL}: {there}{official}; compressed with losses, so not bit-identical to CIFAR-10."
 
 
 def _table2(page: _Page, found: Sequence[Outcome]) -> None:
-    rows = tables.table2(found, page.folder)
+    rows = tables.table2(found)
     page.text("## Table 2: does the gain survive on other hardware?")
     if not rows:
         page.text("No cell has both ST and a selected EAT yet.")
-        return
     plain = tables.does_the_gain_survive(rows)
-    remark = "The networks of Table 1, selected under the paper's accounting, at other prices; decrease of the ratio."
-    page.table("table2", "Table 2: energy by other hardware.", rows, TABLE2_COLUMNS, remark, _bullets(plain))
+    remark = (
+        "The networks of Table 1, selected under the paper's accounting, at other prices. Fused: batch norm and ReLU "
+        "cost nothing, products with a zero are skipped exactly, tensors are stored compressed, and the weights are "
+        "fetched for every image, unless the row says otherwise: the rows below fused, 45 nm change one thing each, "
+        "7 nm with int8 two; Eyeriss is another machine. Weights: their part of the energy without zero-skipping, "
+        f"which depends on the network's shapes alone. {STD} Energies in µJ are in table2.csv."
+    )
+    page.table("table2", TABLE1, "Table 2: energy by other hardware.", rows, TABLE2_COLUMNS, remark, _bullets(plain))
     page.shown.append("\n".join(plain))
 
 
 def _layer_figure(page: _Page, number: int, network: str, found: Sequence[Outcome]) -> None:
-    panels = figures.layer_panels(found, load_hardware("published"))
-    stem = f"figure{number}"
+    stem, published = f"figure{number}", load_hardware("published")
+    panels: list[plots.LayerPanel] = []
+    absent: list[str] = []
+    for one in found:
+        try:
+            panel = figures.layer_panel(one, published)
+        except UserError as error:
+            absent.append(f"{one.cell.title}: {error}")
+            continue
+        if panel is None:
+            absent.append(f"{one.cell.title}: {one.note or 'no EAT run'}")
+        else:
+            panels.append(panel)
     page.text(f"## Figure {number}")
-    write_atomically(page.folder / f"{stem}.csv", csv_bytes(figures.layer_rows(panels), ["cell"]))
-    absent = [f"{one.cell.title}: {one.note or 'no EAT run'}" for one in found if figures.shown_beside_st(one) is None]
+    page.csv(stem, figures.layer_rows(panels))
     if panels:
         title = f"Figure {number}: firing neurons per layer of {network}, ST and EAT, test split."
-        page.figure(stem, title, plots.firing_figure(panels, f"Figure {number} · test split · {page.plan.brief}"))
+        drawn = plots.firing_figure(panels, f"Figure {number} · test split · {page.plan.briefs[TABLE1]}")
+        page.figure(stem, TABLE1, title, drawn)
         page.text(_bullets(f"{p.family}: change in points by kind of layer: {figures.fallen_most(p)}" for p in panels))
+    else:
+        page.remove(f"{stem}.png", f"{stem}.svg")
     page.text(_bullets(absent))
 
 
@@ -127,52 +189,57 @@ def _ablation(page: _Page, found: Sequence[Outcome]) -> None:
     rows = tables.ablation(found)
     page.text("## Figure 3")
     if rows:
-        title = "Figure 3: ablation on lambda and sigma, ResNet18, test split."
-        drawn = figures.ablation_figure(rows, f"Figure 3 · ResNet18 · test split · {page.plan.brief}")
-        page.figure("figure3", title, drawn)
-    write_atomically(page.folder / "figure3.csv", csv_bytes(rows, ["dataset"]))
+        several = any(int(row["seeds"] or 0) > 1 for row in rows)
+        title = "Figure 3: ablation on lambda and sigma, ResNet18, test split (the paper looks at 100 random samples)."
+        drawn = figures.ablation_figure(rows, f"Figure 3 · ResNet18 · test split · {page.plan.briefs[ABLATION]}")
+        page.figure("figure3", ABLATION, title + (f" {STD}" if several else ""), drawn)
+    else:
+        page.remove("figure3.png", "figure3.svg")
+    page.csv("figure3", rows)
     page.text(_bullets(f"{one.cell.title}: {one.note}" for one in found if one.note))
 
 
 def _choices(page: _Page, found: Sequence[Outcome]) -> None:
     page.text("## Where the paper is ambiguous")
-    trained = tables.choices(page.plan, page.folder)
-    if trained:
-        size = "" if page.plan.scale == "smoke" else " Always at slim size, whatever the scale."
-        page.table("choices", f"Choices of training.{size}", trained, CHOICES_COLUMNS)
-    readings = tables.accounting(found)
-    if readings:
-        page.table("accounting", "Readings of the accounting, same networks.", readings, ACCOUNTING_COLUMNS)
+    cells = [cell for cell in page.plan.cells if cell.kind == CHOICES]
+    studied = [tables.outcome(cell, page.folder) for cell in cells]
+    title = "Choices of training: other readings of the paper, trained anew."
+    page.table("choices", CHOICES, title, tables.choices(studied), CHOICES_COLUMNS, STD)
+    page.text(_bullets(f"{one.cell.experiment}: {one.note}" for one in studied if one.note))
+    title = "Readings of the accounting: the networks of Table 1 that the paper's rule picks."
+    page.table("accounting", TABLE1, title, tables.accounting(found), ACCOUNTING_COLUMNS, STD)
 
 
 def _front(page: _Page, found: Sequence[Outcome]) -> None:
     """Accuracy against energy of every setting of Table 1's cells, under the names that the cells have here."""
     there = [one for one in found if one.fronts]
-    rows = [row | {"dataset": one.cell.dataset} for one in there for row in one.fronts[0].rows()]
+    page.csv("fronts", [row for one in there for row in tables.front_rows(one)])
+    if not there:
+        page.remove("fronts.png", "fronts.svg")
+        return
     rule = "validation" if any(one.picks["validation"] for one in there) else "paper"
-    write_atomically(page.folder / "fronts.csv", csv_bytes(rows, ["dataset", "model"]))
-    if there:
-        named = [replace(one.fronts[0], family=one.cell.title, selected=one.picks[rule]) for one in there]
-        page.text("## Fronts")
-        title = f"Accuracy against energy ratio, every lambda; in a ring: {tables.RULES[rule].removeprefix('ours, ')}."
-        page.figure("fronts", title, plots.front_figure(named, f"hardware published, batch 100 · {page.plan.brief}"))
+    named = [replace(one.fronts[0], family=one.cell.title, selected=one.picks[rule]) for one in there]
+    name = tables.RULES[rule].removeprefix("ours, ")
+    page.text("## Fronts")
+    drawn = figures.front_figure(named, name, f"hardware published, batch 100 · {page.plan.briefs[TABLE1]}")
+    title = f"Accuracy against energy ratio, every lambda; in a ring what {name} selects."
+    page.figure("fronts", TABLE1, title, drawn)
 
 
 def _provenance(page: _Page) -> None:
-    """provenance.json: what made the numbers, from the runs' own records."""
+    """provenance.json: what made the numbers, from the runs' own records; a run that several cells have counts once."""
     made: dict[str, dict[str, Any]] = {}
+    records: dict[str, RunRecord] = {}
     for cell in page.plan.cells:
         for identity in cell.run_ids:
-            folder = RunFolder(page.folder / RUNS / cell.name / identity)
-            try:
-                record = folder.read_record()
-            except UserError:
-                continue
-            by = {"git_commit": record.git_commit, "versions": record.versions, "machine": record.machine}
-            by |= {"device": record.device, "threads": record.threads}
-            entry = made.setdefault(json.dumps(by, sort_keys=True), by | {"runs": 0, "training_s": 0.0})
-            entry["runs"] += 1
-            entry["training_s"] += sum(seconds or 0.0 for seconds in record.timings.values())
+            with suppress(UserError):  # not there, or damaged
+                records[identity] = RunFolder(page.folder / RUNS / cell.name / identity).read_record()
+    for record in records.values():
+        by = {"git_commit": record.git_commit, "versions": record.versions, "machine": record.machine}
+        by |= {"device": record.device, "threads": record.threads}
+        entry = made.setdefault(json.dumps(by, sort_keys=True), by | {"runs": 0, "training_s": 0.0})
+        entry["runs"] += 1
+        entry["training_s"] += sum(seconds or 0.0 for seconds in record.timings.values())
     makers = [made[key] for key in sorted(made)]
     values = {"command": page.plan.command, "scale": page.plan.scale, "made_by": makers}
     text = json.dumps(values, indent=1, ensure_ascii=False)
@@ -183,7 +250,10 @@ def _provenance(page: _Page) -> None:
 def _maker(entry: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items() if version)
     machine = entry["machine"]
-    where = machine.get("accelerator") or f"{machine.get('processor')}, {entry['threads']} threads a run"
+    where = (
+        machine.get("accelerator")
+        or f"{machine.get('processor')}, {entry['threads']} thread{'s' * (entry['threads'] > 1)} a run"
+    )
     hours = entry["training_s"] / 3600
     return f"{entry['runs']} runs, {hours:.2f} hours of training on {where}; commit {entry['git_commit']}; {versions}"
 
@@ -205,30 +275,47 @@ LATEX = str.maketrans(
         "^": r"\textasciicircum{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
+        "|": r"\textbar{}",
         "±": r"$\pm$",
+        "×": r"$\times$",
         "→": r"$\rightarrow$",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "°": r"$^{\circ}$",
+        "·": r"$\cdot$",
         "λ": r"$\lambda$",
         "σ": r"$\sigma$",
         "µ": r"$\mu$",
         "–": "--",
-        "·": r"$\cdot$",
-        "≤": r"$\leq$",
+        "…": r"\ldots{}",
     }
 )
+COLUMN_GAP = 0.004  # on either side of a column, of the line's width
 
 
 def latex(rows: Sequence[Row], columns: Sequence[Column], caption: str, remarks: Sequence[str] = ()) -> str:
-    """A table environment that needs no package."""
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(text.translate(LATEX) for text in cells) + r" \\"
-
-    body = "\n".join(line([cell(row) for _, cell in columns]) for row in rows)
-    notes = "".join(f"\n\n{remark.translate(LATEX)}" for remark in remarks)
+    """A table environment that needs no package and fits the line: columns are as wide as their longest words need,
+    cells wrap, and what a column ``note`` says stands below the table under its number."""
+    names = [name for name, _ in columns]
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    notes: dict[str, int] = {}
+    if columns[-1] == NOTE:
+        for line in cells:
+            line[-1] = f"({notes.setdefault(line[-1], len(notes) + 1)})" if line[-1] else ""
+    longest = [
+        max(len(word) for word in " ".join(column).split() or ["-"]) for column in zip(names, *cells, strict=True)
+    ]
+    share = (1 - 2 * COLUMN_GAP * len(columns)) / sum(longest)
+    widths = "".join(f"p{{{share * length:.4f}\\linewidth}}" for length in longest)
+    below = [*(f"({number}) {note}" for note, number in notes.items()), *remarks]
+    lines = [" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in (names, *cells)]
+    body = "\n".join(lines[1:])
+    text = "".join("\n\n" + remark.replace("\n", "\n\n").translate(LATEX) for remark in below)
     return (
         f"\\begin{{table}}\n\\caption{{{caption.translate(LATEX)}}}\n"
-        f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n\\hline\n{line([name for name, _ in columns])}\n\\hline\n"
-        f"{body}\n\\hline\n\\end{{tabular}}{notes}\n\\end{{table}}\n"
+        f"\\scriptsize\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP}\\linewidth}}\n"
+        f"\\begin{{tabular}}{{{widths}}}\n\\hline\n{lines[0]}\n\\hline\n"
+        f"{body}\n\\hline\n\\end{{tabular}}{text}\n\\end{{table}}\n"
     )
 
 
@@ -237,12 +324,15 @@ def _text(key: str) -> Callable[[Row], str]:
 
 
 def _real(key: str, digits: int) -> Callable[[Row], str]:
-    """The mean, with ± its standard deviation where there is one; a dash where there is no number."""
+    """The mean, with ± its standard deviation where there is one; a dash where there is no number. The paper's numbers
+    have the paper's two digits."""
 
     def cell(row: Row) -> str:
         mean, std = row.get(key), row.get(f"{key}_std")
         if mean is None:
             return "–"
+        if row.get("source") == tables.PAPER:
+            return f"{mean:.2f}"
         # + 0.0: no minus sign before a zero
         return f"{round(float(mean), digits) + 0.0:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
 
@@ -253,6 +343,19 @@ def _short(key: str) -> Callable[[Row], str]:
     return lambda row: "" if row.get(key) is None else f"{row[key]:g}"
 
 
+def _seeds(row: Row) -> str:
+    """How many seeds ST and EAT really have."""
+    st, eat = row.get("st_seeds"), row.get("eat_seeds")
+    if st is None:
+        return ""
+    return f"{st}" if eat in {None, st} else f"ST {st}, EAT {eat}"
+
+
+def _note(row: Row) -> str:
+    return "" if row.get("source") == tables.PAPER else str(row.get("note") or "")
+
+
+NOTE: Column = ("note", _note)
 TABLE1_COLUMNS: tuple[Column, ...] = (
     ("data set", _text("dataset")),
     ("network", _text("network")),
@@ -264,8 +367,8 @@ TABLE1_COLUMNS: tuple[Column, ...] = (
     ("decrease %", _real("decrease_percent", 2)),
     ("floor", _real("floor", 3)),
     ("λ", _short("lambda")),
-    ("seeds", _short("st_seeds")),
-    ("note", lambda row: "" if row["source"] == tables.PAPER else str(row.get("note") or "")),
+    ("seeds", _seeds),
+    NOTE,
 )
 TABLE2_COLUMNS: tuple[Column, ...] = (
     ("data set", _text("dataset")),
@@ -276,11 +379,12 @@ TABLE2_COLUMNS: tuple[Column, ...] = (
     ("ST ratio", _real("st_ratio", 3)),
     ("EAT ratio", _real("eat_ratio", 3)),
     ("decrease %", _real("decrease_percent", 2)),
-    ("ST µJ/image", _real("st_uj_per_image", 2)),
-    ("EAT µJ/image", _real("eat_uj_per_image", 2)),
+    ("weights %", _real("weights_percent", 1)),
 )
 CHOICES_COLUMNS: tuple[Column, ...] = (
     ("data set", _text("dataset")),
+    ("network", _text("network")),
+    ("parameters", _text("parameters")),
     ("normalisation", _text("normalisation")),
     ("scope", _text("scope")),
     ("crop padding", _text("crop_padding")),

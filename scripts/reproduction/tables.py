@@ -1,10 +1,11 @@
 """Runs on disk -> the rows of the tables: plain data, priced from the runs' counts. No torch."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from eat_runner.config.hardware import FusedHardware, HardwareConfig, PublishedHardware
 from eat_runner.energy.counts import BatchCounts, Counts
@@ -12,9 +13,9 @@ from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 from eat_runner.pareto import Front, Setting, fronts, select
-from eat_runner.records import RunFolder, Scalar
+from eat_runner.records import FINAL, RunFolder, Scalar
 from eat_runner.sweep import Run, collate_runs
-from reproduction.cells import CHOICES, RUNS, Cell, Plan
+from reproduction.cells import RUNS, Cell, Plan
 
 Row = dict[str, Scalar]
 PAPER_TABLE1 = Path(__file__).resolve().parents[1] / "paper_table1.csv"
@@ -27,13 +28,15 @@ MEASURES = ("st_accuracy", "eat_accuracy", "st_ratio", "eat_ratio", "decrease_pe
 class Outcome:
     """A cell's finished runs. settings: of all families, by energy ratio. baseline: standard training (ST). picks: what
     each rule selects among the settings with a lambda above 0; None where nothing is within 3 points, or nothing was
-    measured on the split that it looks at. note: what is not there, and why."""
+    measured on the split that it looks at. done: runs with a result; pending: those that may still get one. note: what
+    is not there, and why."""
 
     cell: Cell
     fronts: list[Front] = field(default_factory=list[Front])
     baseline: Setting | None = None
     picks: dict[str, Setting | None] = field(default_factory=dict[str, Setting | None])
     done: int = 0
+    pending: int = 0
     note: str = ""
 
     @property
@@ -54,20 +57,21 @@ def outcomes(plan: Plan, folder: Path, kind: str) -> list[Outcome]:
 
 
 def outcome(cell: Cell, folder: Path) -> Outcome:
-    if cell.missing:
+    if cell.missing and not cell.run_ids:
         return Outcome(cell, note=f"not run: {cell.missing}")
     try:
         runs = planned_runs(cell, folder, load_hardware("published"))
     except UserError as error:
         return Outcome(cell, note=str(error))
     finished = [run for run in runs if run.priced]
-    if not finished:
-        return Outcome(cell, note=f"0 of {len(cell.run_ids)} runs done")
+    final = sum(run.status in FINAL for run in runs)
     found = fronts(finished, "paper")
-    baseline = found[0].baseline
-    penalised = [setting for setting in found[0].settings if not setting.is_baseline]
+    baseline = found[0].baseline if found else None
+    penalised = [setting for setting in found[0].settings if not setting.is_baseline] if found else []
     picks = {rule: None if baseline is None else select(penalised, baseline, rule) for rule in RULES}
-    return Outcome(cell, found, baseline, picks, len(finished), _note(cell, runs, baseline))
+    one = Outcome(cell, found, baseline, picks, len(finished), len(cell.run_ids) - final)
+    one.note = _note(one, runs)
+    return one
 
 
 def planned_runs(cell: Cell, folder: Path, hardware: HardwareConfig) -> list[Run]:
@@ -78,14 +82,19 @@ def planned_runs(cell: Cell, folder: Path, hardware: HardwareConfig) -> list[Run
     return [run for run in collate_runs(runs, hardware) if run.run_id in cell.run_ids]
 
 
-def _note(cell: Cell, runs: Sequence[Run], baseline: Setting | None) -> str:
+def _note(one: Outcome, runs: Sequence[Run]) -> str:
+    """What is not there: runs without a result by status, files that cannot be read, ST, the data set."""
     notes: list[str] = []
-    done = sum(run.priced for run in runs)
-    if done < len(cell.run_ids):
-        others = sorted({run.status for run in runs if run.status != "finished"})
-        notes.append(f"{done} of {len(cell.run_ids)} runs done" + (f" ({', '.join(others)})" if others else ""))
-    if baseline is None:
-        notes.append("no standard training yet")
+    planned = len(one.cell.run_ids)
+    if one.done < planned:
+        others = Counter(run.status for run in runs if run.status != "finished")
+        counts = ", ".join(f"{number} {status}" for status, number in sorted(others.items()))
+        notes.append(f"{one.done} of {planned} runs done" + (f" ({counts})" if counts else ""))
+    notes += [run.reason for run in runs if run.status in {"finished", "broken"} and run.reason]
+    if one.done and one.baseline is None:
+        notes.append("no standard training yet" if one.pending else "no standard training: it diverged")
+    if one.cell.missing:
+        notes.append(f"the others cannot be run: {one.cell.missing}")
     return "; ".join(notes)
 
 
@@ -130,11 +139,12 @@ def _ours(one: Outcome, rule: str) -> Row:
 
 
 def _why_none(one: Outcome, baseline: Setting, rule: str) -> str:
-    if one.done < len(one.cell.run_ids):
-        return ""  # the runs that are not done may be within
     if rule == "validation" and baseline.mean("accuracy_validation") is None:
         return "no validation split"
-    return "no lambda within 3 points of ST"
+    if one.pending:
+        return ""  # the runs that are not done may be within
+    every_seed = "" if one.done == len(one.cell.run_ids) else " with every seed of it"
+    return f"no lambda within 3 points of ST{every_seed}"
 
 
 def _numbers(name: str, setting: Setting, measure: str) -> Row:
@@ -170,14 +180,16 @@ def _difference(row: Row, printed: Row, key: str) -> float:
 
 
 def hardware_list() -> dict[str, HardwareConfig]:
-    """What Table 2 prices with, and what to call it: one thing changes at a time."""
+    """What Table 2 prices with, and what to call it. From the paper's accounting to a fused accelerator that shares the
+    weights as the paper's does, to one that fetches them for every image; then one thing of that one changes at a time,
+    the last two together. Eyeriss is another machine."""
     fused = load_hardware("fused_45nm")
     assert isinstance(fused, FusedHardware)
     return {
         "published (the paper's accounting)": load_hardware("published"),
-        "fused, 45 nm": fused,
-        "fused, 45 nm, only zero inputs skipped": replace(fused, skip="input"),
         "fused, 45 nm, weights shared by 100 images": replace(fused, weight_reuse=100),
+        "fused, 45 nm": fused,
+        "fused, 45 nm, no product skipped": replace(fused, skip="none"),
         "fused, 45 nm, int8": load_hardware("fused_45nm_int8"),
         "fused, 7 nm": load_hardware("fused_7nm"),
         "fused, 7 nm, int8": load_hardware("fused_7nm_int8"),
@@ -185,20 +197,25 @@ def hardware_list() -> dict[str, HardwareConfig]:
     }
 
 
-def table2(found: Sequence[Outcome], folder: Path) -> list[Row]:
+def table2(found: Sequence[Outcome]) -> list[Row]:
     """The networks of Table 1 (selected under the paper's accounting) on other hardware: a row a cell, rule and
-    hardware; one row for both rules where they pick the same setting."""
+    hardware; one row for both rules where they pick the same setting. Where counts cannot be read, one row says so."""
     rows: list[Row] = []
     for one in found:
-        if one.baseline is None or not any(one.picks.values()):
-            continue
-        for label, hardware in hardware_list().items():
-            priced = {run.run_id: run for run in planned_runs(one.cell, folder, hardware)}
-            standard = _repriced(one.baseline, priced)
-            for rules, pick in _distinct(one.picks):
-                head: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "rule": rules}
-                head |= {"lambda": pick.lambda_, "hardware": label, "process_nm": hardware.process_nm}
-                rows.append(head | _gain(standard, _repriced(pick, priced)))
+        for rules, pick in _distinct(one.picks):
+            assert one.baseline is not None
+            head: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "rule": rules}
+            head |= {"lambda": pick.lambda_}
+            try:
+                counts = _read_counts(one.baseline, pick)
+            except UserError as error:
+                rows.append(head | {"note": str(error)})
+                continue
+            network = counts[one.baseline.runs[0].run_id]
+            for label, hardware in hardware_list().items():
+                row = head | {"hardware": label, "process_nm": hardware.process_nm}
+                row |= _gain(one.baseline, pick, counts, hardware)
+                rows.append(row | {"weights_percent": 100 * weights_share(network, hardware)})
     return rows
 
 
@@ -213,44 +230,108 @@ def _distinct(picks: Mapping[str, Setting | None]) -> Iterable[tuple[str, Settin
         yield " and ".join(rules), pick
 
 
-def _repriced(setting: Setting, priced: Mapping[str, Run]) -> Setting:
-    return Setting([priced[run.run_id] for run in setting.runs])
+def _read_counts(*settings: Setting) -> dict[str, Counts]:
+    """The counts of the settings' runs, by run id. UserError where a file is missing or damaged."""
+    return {run.run_id: RunFolder(run.folder).read_counts() for setting in settings for run in setting.runs}
 
 
-def _gain(standard: Setting, pick: Setting) -> Row:
-    row = _numbers("st_ratio", standard, "energy_ratio") | _numbers("eat_ratio", pick, "energy_ratio")
-    row |= _numbers("decrease_percent", pick, "energy_decrease_percent")
-    row |= {"st_uj_per_image": standard.mean("energy_uj_per_image")}
-    return row | {"eat_uj_per_image": pick.mean("energy_uj_per_image")}
+def _gain(standard: Setting, pick: Setting, counts: Mapping[str, Counts], hardware: HardwareConfig) -> Row:
+    """Ratios and energies of both, and the decrease of each seed that both have, as Table 1; means and deviations."""
+    reports = {run: estimate(in_batches_of(c, hardware.batch), hardware, "test") for run, c in counts.items()}
+    st, eat = ({run.seed: reports[run.run_id] for run in setting.runs} for setting in (standard, pick))
+    decreases = [100 * (st[seed].ratio - eat[seed].ratio) / st[seed].ratio for seed in eat if seed in st]
+    row = _spread("st_ratio", [report.ratio for report in st.values()])
+    row |= _spread("eat_ratio", [report.ratio for report in eat.values()])
+    row |= _spread("decrease_percent", decreases)
+    row |= _spread("st_uj_per_image", [report.energy_uj_per_image for report in st.values()])
+    return row | _spread("eat_uj_per_image", [report.energy_uj_per_image for report in eat.values()])
+
+
+def _spread(name: str, values: Iterable[float | None]) -> Row:
+    """Mean and sample standard deviation (n - 1) of what is there."""
+    there = [value for value in values if value is not None]
+    return {name: fmean(there) if there else None, f"{name}_std": stdev(there) if len(there) > 1 else None}
+
+
+def weights_share(counts: Counts, hardware: HardwareConfig) -> float:
+    """Which part of the energy without zero-skipping goes into fetching parameters: what is saved if there are none.
+    It depends on the network's shapes alone."""
+    bare = replace(
+        counts,
+        layers=[replace(row, **dict.fromkeys(_PARAMETERS_OF_LAYER, 0)) for row in counts.layers],
+        batches=[replace(row, **dict.fromkeys(_PARAMETERS_OF_BATCH, 0)) for row in counts.batches],
+    )
+    whole, without = (
+        sum(layer.dense_pj for layer in estimate(in_batches_of(c, hardware.batch), hardware, "test").layers)
+        for c in (counts, bare)
+    )
+    return 1 - without / whole
+
+
+_PARAMETERS_OF_LAYER = [
+    f"{part}_{what}" for part in ("weight", "bias", "statistics", "buffer") for what in ("elements", "nonzeros")
+]
+_PARAMETERS_OF_BATCH = [f"{part}_{what}" for part in ("parameter", "statistics") for what in ("elements", "nonzeros")]
 
 
 def does_the_gain_survive(rows: Sequence[Row]) -> list[str]:
-    """Table 2 in sentences, by the paper's rule: the answer, then each hardware's mean decrease over the cells."""
-    decreases = {label: _decreases(rows, label) for label in dict.fromkeys(str(row["hardware"]) for row in rows)}
-    decreases = {label: values for label, values in decreases.items() if values}
-    if not decreases:
+    """Table 2 in sentences, by the paper's rule: the answer, then each hardware on its own."""
+    own = [row for row in rows if "paper" in str(row["rule"]) and row.get("decrease_percent") is not None]
+    by_hardware: dict[str, list[tuple[float, float | None]]] = {}
+    for row in own:
+        decrease, std = row["decrease_percent"], row.get("decrease_percent_std")
+        assert isinstance(decrease, float)
+        by_hardware.setdefault(str(row["hardware"]), []).append((decrease, std if isinstance(std, float) else None))
+    if not by_hardware:
         return []
-    published, *others = decreases
-    paper_mean = fmean(decreases[published])
-    lost = [label for label in others if min(decreases[label]) <= 0]
-    kept = "every cell still saves energy" if not lost else f"not every cell saves energy on: {'; '.join(lost)}"
-    answer = f"Of its {paper_mean:.1f} % decrease: {kept}." if paper_mean > 0 else "There is none in the mean."
-    lines = [f"Does EAT's gain survive beyond the paper's accounting? {answer}"]
-    for label, values in decreases.items():
-        mean, positive = fmean(values), sum(value > 0 for value in values)
-        share = f", {mean / paper_mean:.0%} of that by the paper's accounting" if paper_mean > 0 < mean else ""
-        share = "" if label == published else share
-        span = f"{min(values):.1f} to {max(values):.1f}; {positive} of {len(values)} cells save"
-        lines.append(f"{label}: {mean:.1f} % ({span}){share}")
-    return lines
+    means = {label: fmean(decrease for decrease, _ in cells) for label, cells in by_hardware.items()}
+    published, *others = by_hardware
+    number = len(by_hardware[published])
+    cells = "the one cell that is done" if number == 1 else f"the mean of {number} cells"
+    left = ", ".join(f"{means[label]:.1f} % on {label!r}" for label in others)
+    verdicts = {label: _beyond_chance(values) for label, values in by_hardware.items()}
+    if len(set(verdicts.values())) == 1:
+        certain = f"on each of them this is {verdicts[published]}"
+    else:
+        certain = "; ".join(f"on {label} this is {verdict}" for label, verdict in verdicts.items())
+    return [
+        f"Does EAT's gain survive beyond the paper's accounting? In {cells} the energy ratio falls by "
+        f"{means[published]:.1f} % by the paper's accounting; the same networks save {left}; {certain}.",
+        *(
+            f"{label}: {means[label]:.1f} %"
+            + _of_published(label, published, means)
+            + f" ({min(values)[0]:.1f} to {max(values)[0]:.1f}), {verdicts[label]}"
+            for label, values in by_hardware.items()
+        ),
+    ]
 
 
-def _decreases(rows: Sequence[Row], label: str) -> list[float]:
-    own = [row for row in rows if row["hardware"] == label and "paper" in str(row["rule"])]
-    return [float(value) for row in own if (value := row["decrease_percent"]) is not None]
+def _of_published(label: str, published: str, means: Mapping[str, float]) -> str:
+    if label == published or means[published] <= 0:
+        return ""
+    return f", {means[label] / means[published]:.0%} of that by the paper's accounting"
+
+
+def _beyond_chance(cells: Sequence[tuple[float, float | None]]) -> str:
+    """In how many cells the decrease is a saving that is larger than its standard deviation over the seeds."""
+    if any(std is None for _, std in cells):
+        saving = sum(decrease > 0 for decrease, _ in cells)
+        return f"above 0 in {saving} of {len(cells)} cells (there are cells of one seed, without a standard deviation)"
+    certain = sum(decrease > (std or 0.0) for decrease, std in cells)
+    return f"more than its standard deviation in {certain} of {len(cells)} cells"
 
 
 # --- layers, ablation, choices -------------------------------------------------------------------------------------
+
+
+def front_rows(one: Outcome) -> list[Row]:
+    """Every setting of a cell of Table 1, with a mark for what each rule selects there."""
+    rows: list[Row] = []
+    for setting, row in zip(one.fronts[0].settings, one.fronts[0].rows(), strict=True):
+        del row["selected"]  # by the front's own selection, to which ST itself is a candidate
+        marks: Row = {f"selected_{rule}": setting is pick for rule, pick in one.picks.items()}
+        rows.append(row | {"dataset": one.cell.dataset} | marks)
+    return rows
 
 
 def ablation(found: Sequence[Outcome]) -> list[Row]:
@@ -265,20 +346,24 @@ def ablation(found: Sequence[Outcome]) -> list[Row]:
     return rows
 
 
-def choices(plan: Plan, folder: Path) -> list[Row]:
+def choices(found: Sequence[Outcome]) -> list[Row]:
     """What was trained with other readings of the paper: a row a setting of the cells of kind ``choices``."""
     rows: list[Row] = []
-    for cell in (cell for cell in plan.cells if cell.kind == CHOICES):
-        for setting in outcome(cell, folder).settings:
+    for one in found:
+        cell = one.cell
+        for setting in one.settings:
             first = setting.runs[0]
-            dataset = RunFolder(first.folder).read_record().config["dataset"]
-            row: Row = {"study": cell.experiment, "dataset": cell.dataset, "network": cell.network}
+            config = RunFolder(first.folder).read_record().config
+            dataset, head = config["dataset"], config["model"].get("head", "linear")
+            network = cell.network if head == "linear" else f"{cell.network}, {head} head"
+            row: Row = {"study": cell.experiment, "dataset": cell.dataset, "network": network}
+            row |= {"parameters": first.parameters}
             row |= {"normalisation": first.normalisation, "scope": first.scope}
             row |= {"crop_padding": dataset["crop_padding"], "rotation_degrees": dataset["rotation_degrees"]}
             row |= {"lambda": setting.lambda_, "seeds": setting.n}
             row |= _numbers("accuracy", setting, "accuracy") | _numbers("energy_ratio", setting, "energy_ratio")
             rows.append(row | _numbers("decrease_percent", setting, "energy_decrease_percent"))
-    keys = ("study", "normalisation", "scope", "crop_padding", "rotation_degrees", "lambda")
+    keys = ("study", "network", "normalisation", "scope", "crop_padding", "rotation_degrees", "lambda")
     return sorted(rows, key=lambda row: [str(row[key]) for key in keys])
 
 
@@ -304,24 +389,24 @@ def accounting(found: Sequence[Outcome]) -> list[Row]:
         pick = one.picks.get("paper")
         if one.baseline is None or pick is None:
             continue
-        counts = {run.run_id: RunFolder(run.folder).read_counts() for run in (*one.baseline.runs, *pick.runs)}
+        head: Row = {"dataset": one.cell.dataset, "network": one.cell.network}
+        try:
+            counts = _read_counts(one.baseline, pick)
+        except UserError as error:
+            rows.append(head | {"note": str(error)})
+            continue
         for label, hardware in readings().items():
-            ratio = {i: estimate(in_batches_of(c, hardware.batch), hardware, "test").ratio for i, c in counts.items()}
-            st, eat = ({run.seed: ratio[run.run_id] for run in s.runs} for s in (one.baseline, pick))
-            # of each seed, as Table 1
-            decreases = [100 * (st[seed] - eat[seed]) / st[seed] for seed in eat if seed in st]
-            row: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "reading": label}
-            row |= {"st_ratio": fmean(st.values()), "eat_ratio": fmean(eat.values())}
-            rows.append(row | {"decrease_percent": fmean(decreases) if decreases else None})
+            rows.append(head | {"reading": label} | _gain(one.baseline, pick, counts, hardware))
     return rows
 
 
-def in_batches_of(counts: Counts, batch: int) -> Counts:
+def in_batches_of(counts: Counts, batch: int | None) -> Counts:
     """The counts as if metered in batches of another size: activations add up over images, and parameters are charged
-    once a batch. A batch's ratio is then the mean over the smaller ones with the same density; rounded to integers."""
+    once a batch. A batch's ratio is then the mean over the smaller ones with the same density; rounded to integers.
+    None: as they were metered."""
 
     def regroup(row: BatchCounts) -> BatchCounts:
-        batches = row.images / batch
+        batches = row.images / size
         return replace(
             row,
             parameter_elements=round(row.parameter_elements * batches),
@@ -330,6 +415,7 @@ def in_batches_of(counts: Counts, batch: int) -> Counts:
             statistics_nonzeros=round(row.statistics_nonzeros * batches),
         )
 
-    if batch == counts.batch:
+    size = batch or counts.batch
+    if size == counts.batch:
         return counts
-    return replace(counts, batch=batch, batches=[regroup(row) for row in counts.batches if not row.is_floor])
+    return replace(counts, batch=size, batches=[regroup(row) for row in counts.batches if not row.is_floor])

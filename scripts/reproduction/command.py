@@ -1,0 +1,257 @@
+"""The command itself: what is planned, run and reported. Needs torch for everything but ``--report-only``."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eat_runner.cli.run import CONTINUE_ME, RUN_FAILED, run_hydra, status
+from eat_runner.config.identity import run_id
+from eat_runner.config.root import ExperimentConfig
+from eat_runner.errors import UserError
+from eat_runner.records import FINAL, RunFolder
+from reproduction import report
+from reproduction.cells import (
+    CHOICES,
+    JPEG_COPY,
+    JPEG_LABEL,
+    RUNS,
+    SCALES,
+    TABLE1,
+    Cell,
+    Job,
+    Plan,
+    Scale,
+    jobs,
+    read_plan,
+)
+
+PROGRAM = "reproduce-paper"
+
+
+def command(arguments: Sequence[str], description: str | None = None) -> int:
+    """Run the command line; the exit code. description: for --help. Raises UserError for bad input."""
+    options = _parser(description).parse_args(arguments)
+    if options.report_only:
+        folder = options.results / (options.scale or "slim")
+        print(report.write(folder))
+        return exit_code(read_plan(folder).cells, folder)
+    scale, on_gpu = choose_scale(options.scale)
+    folder: Path = options.results / scale.name
+    where = f"({'a' if on_gpu else 'no'} CUDA GPU), results in {folder}"
+    print(f"{PROGRAM}: scale {scale.name} {where}", *dict.fromkeys(scale.captions.values()), sep="\n", flush=True)
+    planned = plan_all(jobs(scale, options.data_dir), scale, folder, on_gpu, options.download)
+    cells = tuple(one.cell for one in planned)
+    Plan(scale.name, scale.captions, scale.briefs, f"make reproduce-paper SCALE={scale.name}", cells).write(folder)
+    print(summary(planned), flush=True)
+    try:
+        run_all(planned, folder)
+    except SystemExit as stopped:
+        return CONTINUE_ME if stopped.code == CONTINUE_ME else RUN_FAILED
+    print(report.write(folder), flush=True)
+    return exit_code(cells, folder)
+
+
+def choose_scale(name: str | None) -> tuple[Scale, bool]:
+    """The named scale, or full with a CUDA GPU and slim without; and whether there is such a GPU."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return SCALES[name or ("full" if on_gpu else "slim")], on_gpu
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, its runs' configurations by run id, those that are not final, and the seconds that these will take: less
+    those of runs that another cell makes, too."""
+
+    cell: Cell
+    configs: dict[str, ExperimentConfig]
+    todo: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def plan_all(todo: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, download: bool) -> list[PlannedCell]:
+    """Plan every cell, and say so line by line: the first looks at the data and steps can take minutes."""
+    width = max(len(_title(job.cell)) for job in todo)
+    planned: list[PlannedCell] = []
+    elsewhere: set[str] = set()
+    for job in todo:
+        one = plan_cell(job, scale, folder, on_gpu, download, elsewhere)
+        print(f"  {_title(one.cell):{width}}  {_state(one, folder)}", flush=True)
+        planned.append(one)
+        elsewhere |= set(one.cell.run_ids)
+    return planned
+
+
+def plan_cell(
+    job: Job, scale: Scale, folder: Path, on_gpu: bool, download: bool, elsewhere: AbstractSet[str] = frozenset()
+) -> PlannedCell:
+    """What a cell needs; where its data are missing, the runs of an earlier plan, or the reason. elsewhere: runs that
+    other cells make first."""
+    from eat_runner import experiment
+
+    changes: dict[str, Any] = {"download": download, "data_dir": str(job.data_dir)}
+    changes |= {"results_dir": str(folder / RUNS), "name": job.cell.name}
+    configs = [replace(config, **changes) for config in compose(job.overrides)]
+    if scale.name == "full" and on_gpu and job.cell.kind != CHOICES:
+        # the paper names no precision, and bf16 takes half the time
+        configs = [replace(c, trainer=replace(c.trainer, precision="bf16")) for c in configs]
+    try:
+        fingerprint = experiment.prepare(configs[0]).dataset.fingerprint
+        content = _content(job.data_dir) if job.cell.dataset == JPEG_LABEL else ""
+    except UserError as error:
+        return PlannedCell(_without_data(job.cell, folder, _how_to_get(error)), {})
+    by_id = {run_id(config, fingerprint, None): config for config in configs}
+    cell = replace(job.cell, run_ids=tuple(by_id), content=content)
+    for identity in by_id:
+        take_over(folder / RUNS, cell.name, identity)
+    todo = tuple(i for i in by_id if status(_run_folder(folder, cell, i)) not in FINAL)
+    alike: dict[tuple[bool, str], list[ExperimentConfig]] = {}
+    for config in (by_id[i] for i in todo if i not in elsewhere):
+        alike.setdefault((config.is_baseline, repr(config.model)), []).append(config)
+    seconds = sum(len(group) * experiment.plan(group[:1])[0].seconds for group in alike.values())
+    return PlannedCell(cell, by_id, todo, seconds)
+
+
+def _content(data_dir: Path) -> str:
+    """What a folder of images holds, so that nobody has to believe that a copy is complete."""
+    from eat_runner.data.sources import TEST, TRAIN, image_folder
+
+    found = image_folder(data_dir, False)
+    train, test = (len(found.splits[split]) for split in (TRAIN, TEST))
+    return f"{train:,} training and {test:,} test images in {len(found.class_names)} classes"
+
+
+def compose(overrides: Sequence[str]) -> list[ExperimentConfig]:
+    """The configurations of ``eat-run -m OVERRIDES``, composed by Hydra and checked, without running them."""
+    configs: list[ExperimentConfig] = []
+
+    def keep(found: list[ExperimentConfig]) -> None:
+        configs.extend(found)
+        sys.exit(0)
+
+    with suppress(SystemExit):
+        run_hydra(["-m", *overrides], keep)
+    return configs
+
+
+def _how_to_get(error: UserError) -> str:
+    """The error in the words of this command."""
+    text = str(error).replace("download=true fetches", "make reproduce-paper DOWNLOAD=true fetches")
+    return (
+        f"{text}, or a folder {JPEG_COPY} with train/<class>/ and test/<class>/" if "CIFAR10 is not" in text else text
+    )
+
+
+def _without_data(cell: Cell, folder: Path, reason: str) -> Cell:
+    """The cell with the reason; the runs that an earlier plan, made where the data were, has for it are kept. Where all
+    of them are done nothing is missing."""
+    before: list[Cell] = []
+    with suppress(UserError):  # no plan yet, or a damaged one, which is written anew
+        before = [c for c in read_plan(folder).cells if c.experiment == cell.experiment and c.run_ids]
+    if not before:
+        return replace(cell, missing=reason)
+    complete = all(status(_run_folder(folder, before[0], identity)) in FINAL for identity in before[0].run_ids)
+    return replace(before[0], missing="" if complete else reason)
+
+
+def _run_folder(folder: Path, cell: Cell, identity: str) -> RunFolder:
+    return RunFolder(folder / RUNS / cell.name / identity)
+
+
+def take_over(runs: Path, name: str, identity: str) -> None:
+    """Copy a run that is final in another cell: the same identity means the same result."""
+    target = runs / name / identity
+    if target.exists():
+        return
+    for other in runs.glob(f"*/{identity}"):
+        if RunFolder(other).is_final():
+            temporary = runs / name / f".{identity}.{os.getpid()}"
+            shutil.copytree(other, temporary, ignore=shutil.ignore_patterns(".lock"))
+            try:
+                temporary.rename(target)
+            except OSError:  # another process was faster
+                shutil.rmtree(temporary)
+            return
+
+
+def _state(one: PlannedCell, folder: Path) -> str:
+    """What is done of a cell, what is missing, how long it takes."""
+    runs = one.cell.run_ids
+    if not runs:
+        return one.cell.missing
+    done = sum(status(_run_folder(folder, one.cell, identity)) in FINAL for identity in runs)
+    text = f"{len(runs)} runs, {done} done" + (f", {_duration(one.seconds)} to go" if one.todo else "")
+    return text + (f"; the others cannot be run: {one.cell.missing}" if one.cell.missing else "")
+
+
+def summary(planned: Sequence[PlannedCell]) -> str:
+    """All cells together; a run that several of them need is counted once."""
+    runs = {identity for one in planned for identity in one.configs}
+    todo = {identity for one in planned for identity in one.todo}
+    left = f", about {_duration(sum(one.seconds for one in planned))} in one process" if todo else ""
+    text = f"{len(runs)} runs, {len(runs) - len(todo)} done, {len(todo)} to do{left}"
+    if not todo:
+        return text
+    return (
+        f"{text} (measured over a few steps of each kind)\n"
+        "The same command in another shell shares the work; stopped, the same command goes on."
+    )
+
+
+def _title(cell: Cell) -> str:
+    return cell.title if cell.kind == TABLE1 else f"{cell.experiment} ({cell.dataset})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
+    """Make every run that is not final; then look again at those that another process had, which may have died. Waits
+    for nobody. A run that fails fails alone."""
+    from eat_runner import experiment
+
+    todo = [(one.cell.name, identity, one.configs[identity]) for one in planned for identity in one.todo]
+    elsewhere: list[tuple[str, str, ExperimentConfig]] = []
+    for turn in (todo, elsewhere):
+        for name, identity, config in turn:
+            take_over(folder / RUNS, name, identity)
+            record = experiment.run(config)
+            if record.status == "running" and turn is todo:
+                elsewhere.append((name, identity, config))
+            if record.status == "failed":
+                print(f"{PROGRAM}: run {identity} failed: {record.reason}", file=sys.stderr, flush=True)
+
+
+def exit_code(cells: Sequence[Cell], folder: Path) -> int:
+    """What lies on disk says: 75 there is more to do; 1 done, but data are missing or a run failed; 0 complete."""
+    missing = any(cell.missing for cell in cells)
+    there = [cell for cell in cells if not cell.missing]
+    statuses = {status(_run_folder(folder, cell, identity)) for cell in there for identity in cell.run_ids}
+    if statuses - FINAL - {"failed"}:
+        return CONTINUE_ME
+    return RUN_FAILED if "failed" in statuses or missing else 0
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=description, allow_abbrev=False)
+    parser.add_argument("--scale", choices=SCALES, help="default: full with a CUDA GPU, slim without")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results/reproduction"), help="results go to <this>/<scale>"
+    )
+    parser.add_argument("--download", action="store_true", help="fetch a missing data set where that is possible")
+    parser.add_argument(
+        "--report-only", action="store_true", help="write tables and figures from what is done; needs no torch"
+    )
+    return parser
