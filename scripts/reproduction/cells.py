@@ -65,9 +65,9 @@ _PROTOCOL = (
 )
 _SMALL = (
     "NOT the paper's protocol: networks of width 8 instead of 64, {epochs} epochs instead of 100, batch 128, one-cycle "
-    "learning rate, float32, {images} (10 % of the training set is split off for validation before)."
+    "learning rate, float32, a validation split of 10 %, {images} of the other training images."
 )
-_PART = _SMALL.format(epochs=6, images="10,000 of the training images")
+_PART = _SMALL.format(epochs=6, images="10,000")
 _NOTHING = (
     "Scale smoke: networks of width 2 after one epoch on a few handwritten digits, in place of every data set. It "
     "shows that the command works; the numbers mean nothing."
@@ -95,7 +95,7 @@ SCALES = {
         "slim",
         "Scale slim, NOT the paper's protocol: small networks, few epochs, for a CPU.",
         {
-            TABLE1: f"Scale slim, {_SMALL.format(epochs=11, images='all training images')} Grid: lambda 0, 0.5, "
+            TABLE1: f"Scale slim, {_SMALL.format(epochs=11, images='all')} Grid: lambda 0, 0.5, "
             "1, 2, 3 at sigma 1e-4 alone; seeds 0 and 1.",
             ABLATION: f"Scale slim, {_PART} Grid: sigma 1e-1, 1e-2, 1e-4, 1e-8, lambda 0, 0.1, 1, 3, 10; seeds 0 and "
             "1.",

@@ -26,7 +26,7 @@ def layer_panel(one: Outcome, hardware: HardwareConfig) -> plots.LayerPanel | No
     eat = shown_beside_st(one)
     if one.baseline is None or eat is None:
         return None
-    outside = "" if one.picks["paper"] is eat else ", not within 3 points of ST"
+    outside = "" if one.picks["paper"] is eat else ", not selected by the paper's rule"
     return plots.LayerPanel(
         family=one.cell.title,
         st=layer_means(one.baseline.runs, hardware),
@@ -97,7 +97,7 @@ def ablation_figure(rows: Sequence[Row], caption: str) -> Figure:
             for dataset, axes in zip(datasets, panels[:, column], strict=True):
                 own = [row for row in rows if row["dataset"] == dataset]
                 image = _heat_map(axes, own, measure, low, high)
-                axes.set_title(f"{dataset}: {name}{_standard(own, measure)}")
+                axes.set_title(f"{dataset}: {name}{_standard(own, measure)}", fontsize=9)
             figure.colorbar(image, ax=panels[:, column], label=name, aspect=30)  # pyright: ignore
     return figure
 
