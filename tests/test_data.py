@@ -1,6 +1,7 @@
 """Every data set from a small tree in its official layout; what is missing or broken; the split; the store."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -629,6 +631,37 @@ def test_a_damaged_store_is_noticed_and_made_again(tmp_path, name, damage):
     assert path.read_bytes() == whole
 
 
+def saved(array: object, **how: bool) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, **how)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", STORE_FILES[1:])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no array",
+        saved(np.array([{}], dtype=object), allow_pickle=True),
+        saved(np.zeros((1, 2, 3, 4, 5))),
+        saved(np.array([10**6, -1])),
+        saved(np.zeros(4)).replace(b"(4,)", b"(9999999999999,)"),
+    ],
+)
+def test_a_store_of_other_arrays_is_made_again_though_its_checksums_fit(tmp_path, name, content):
+    first = everything(load("image_folder", folder_tree(tmp_path)))
+    path, description = folder_of(tmp_path) / name, folder_of(tmp_path) / "meta.json"
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    meta = json.loads(description.read_text())
+    meta["checksums"][name] = zlib.crc32(content)
+    del meta["checksum"]
+    description.write_text(json.dumps(meta | {"checksum": zlib.crc32(json.dumps(meta, sort_keys=True).encode())}))
+    assert everything(load("image_folder", tmp_path)) == first
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("key", ["fingerprint", "class_names", "channels"])
 def test_a_description_that_was_changed_is_not_believed(tmp_path, key):
     first = everything(load("image_folder", folder_tree(tmp_path)))
@@ -770,6 +803,38 @@ def test_a_read_only_folder_of_data_gets_its_store_in_the_cache(tmp_path):
     assert finish(start(code, tree, prefix=prefix, XDG_CACHE_HOME=tmp_path / "cache")) == "4"
     assert not (tree / ".eat-store").exists()
     assert list((tmp_path / "cache" / "eat-runner").glob("*/image_folder-8/meta.json"))
+
+
+def test_an_old_store_that_cannot_be_deleted_yet_is_not_in_the_way(tmp_path):
+    """As on NFS, where files that another process has mapped stay in their folder under other names."""
+    tree = folder_tree(tmp_path / "data")
+    first = load("image_folder", tree)
+    stays = folder_of(tree) / "busy"
+    stays.mkdir()
+    (folder_of(tree) / "meta.json").unlink()
+    prefix = mounting(f"mount -t tmpfs none '{stays}'")
+    code = """
+print(load("image_folder", Path(sys.argv[1])).fingerprint)
+print(sorted(path.name for path in (Path(sys.argv[1]) / ".eat-store/image_folder-8").iterdir()))
+"""
+    fingerprint, names = finish(start(code, tree, prefix=prefix)).splitlines()
+    assert fingerprint == first.fingerprint
+    assert names == str(STORE_FILES)
+    write_image(tree / "train" / "cat" / "000.png", (0, 77, 0))  # the next build finds it free, and clears up
+    load("image_folder", tree)
+    assert sorted(path.name for path in folder_of(tree).parent.iterdir()) == ["image_folder-8", "image_folder-8.lock"]
+
+
+@pytest.mark.parametrize("thing", ["file", "link"])
+def test_what_somebody_put_in_the_stores_place_is_replaced(tmp_path, thing):
+    tree, place = folder_tree(tmp_path / "data"), folder_of(tmp_path / "data")
+    first = everything(load("image_folder", tree))
+    elsewhere = place.rename(tmp_path / "elsewhere")
+    (elsewhere / "meta.json").unlink()
+    place.write_text("in the way") if thing == "file" else place.symlink_to(elsewhere)
+    assert everything(load("image_folder", tree)) == first
+    assert sorted(path.name for path in place.parent.iterdir()) == ["image_folder-8", "image_folder-8.lock"]
+    assert len(list(elsewhere.iterdir())) == len(STORE_FILES) - 1
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_store(tmp_path):

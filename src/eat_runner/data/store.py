@@ -12,9 +12,9 @@ import tempfile
 import zlib
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import platformdirs
@@ -34,23 +34,36 @@ Moments = NDArray[np.int64]  # (N, 2, channels): sum and sum of squares of each 
 
 
 class Store:
-    """What lies in a store's folder. moments make mean and deviation of any part of the training set exact and free."""
+    """What lies in a store's folder. moments make mean and deviation of any part of the training set exact and free.
+
+    Raises ValueError, KeyError, TypeError or OSError where it is not what this program writes.
+    """
 
     def __init__(self, folder: Path, meta: dict[str, Any]):
         self.class_names = tuple(meta["class_names"])
         self.channels: int = meta["channels"]
         self.fingerprint: str = meta["fingerprint"]
         self.train, self.test = (self._images(folder, split) for split in (TRAIN, TEST))
-        self.moments: Moments = np.load(folder / "moments.npy")
+        self.moments: Moments = _array(folder / "moments.npy", np.int64, (len(self.train), 2, self.channels))
 
-    @staticmethod
-    def _images(folder: Path, split: str) -> ImageSet:
-        groups = np.load(folder / f"{split}-groups.npy")
-        return ImageSet(
-            np.load(folder / f"{split}-images.npy", mmap_mode="c"),
-            np.load(folder / f"{split}-labels.npy"),
-            None if len(groups) == 0 else groups,
-        )
+    def _images(self, folder: Path, split: str) -> ImageSet:
+        labels = _array(folder / f"{split}-labels.npy", np.int64, (None,))
+        groups = np.load(folder / f"{split}-groups.npy", allow_pickle=False)
+        if len(groups):
+            groups = _array(folder / f"{split}-groups.npy", np.int64, labels.shape)
+        shape = (len(labels), None, None, self.channels)
+        images = _array(folder / f"{split}-images.npy", np.uint8, shape, mmap_mode="c")
+        if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise ValueError(f"{split} has labels without a class")
+        return ImageSet(images, labels, None if len(groups) == 0 else groups)
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int | None, ...], mmap_mode: Literal["c"] | None = None) -> Any:
+    """The array in a file, never unpickled. ValueError unless it has that type and shape (None: of any length)."""
+    array: Any = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    if array.dtype != dtype or not all(n in (m, None) for m, n in zip(array.shape, shape, strict=True)):
+        raise ValueError(f"{path.name} is another array")
+    return array
 
 
 def open_store(name: str, source: Source, image_size: int, data_dir: Path, download: bool) -> Store:
@@ -63,10 +76,7 @@ def open_store(name: str, source: Source, image_size: int, data_dir: Path, downl
     folder = _parent(data_dir) / f"{name}-{image_size}"
     try:
         with FileLock(f"{folder}.lock"):
-            meta = _valid(folder, signature)
-            if meta is None:
-                meta = _build(folder, name, source, found, image_size, signature)
-            return Store(folder, meta)
+            return _undamaged(folder, signature) or _build(folder, name, source, found, image_size, signature)
     except OSError as error:
         raise UserError(
             f"the store {folder} cannot be made ({error}): make room, or choose another data_dir"
@@ -97,17 +107,17 @@ def _parent(data_dir: Path) -> Path:
     raise UserError(f"neither {beside} nor {cache} can be written: point data_dir at a folder that can")
 
 
-def _valid(folder: Path, signature: str) -> dict[str, Any] | None:
-    """The store's meta data if it is whole, undamaged and made from this source, else None."""
+def _undamaged(folder: Path, signature: str) -> Store | None:
+    """The store if it is whole, undamaged and made from this source, else None."""
     try:
         meta = json.loads((folder / META).read_text())
         own = meta.pop("checksum") == _checksum_of(meta)
         if not own or meta["format"] != FORMAT or meta["signature"] != signature:
             return None
         whole = all(_crc32(folder / name) == checksum for name, checksum in meta["checksums"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Store(folder, meta) if whole else None
+    except Exception:  # NumPy raises anything on a file whose checksum fits and which is no array
         return None
-    return meta if whole else None
 
 
 def _checksum_of(meta: Mapping[str, Any]) -> int:
@@ -122,10 +132,8 @@ def _crc32(path: Path) -> int:
     return checksum
 
 
-def _build(
-    folder: Path, name: str, source: Source, found: Files | Arrays, image_size: int, signature: str
-) -> dict[str, Any]:
-    """Make the folder as a whole: under another name first, then renamed. Returns its meta data."""
+def _build(folder: Path, name: str, source: Source, found: Files | Arrays, image_size: int, signature: str) -> Store:
+    """Make the folder as a whole: under another name first, then renamed."""
     with _temporary_beside(folder) as making:
         if isinstance(found, Arrays):
             splits = {split: _resized(images, image_size) for split, images in found.read().items()}
@@ -154,20 +162,31 @@ def _build(
         for path in making.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
+        # away first: where another process has the old one mapped, a network's file system keeps its files a while
+        old = making.with_name(f"{making.name}-old")
+        with suppress(FileNotFoundError):
+            folder.rename(old)
         making.rename(folder)
-    return meta
+        _delete(old)
+    return Store(folder, meta)
 
 
 @contextmanager
 def _temporary_beside(folder: Path) -> "Generator[Path]":
     for left in folder.parent.glob(f"{folder.name}.making-*"):  # of a killed process: we hold the lock
-        shutil.rmtree(left, ignore_errors=True)
+        _delete(left)
     making = Path(tempfile.mkdtemp(prefix=f"{folder.name}.making-", dir=folder.parent))
     try:
         yield making
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        _delete(making)
+
+
+def _delete(path: Path) -> None:
+    """A folder, or what somebody put in its place. What cannot be deleted yet is left for the next time."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _decode(making: Path, name: str, found: Files, image_size: int) -> str:
