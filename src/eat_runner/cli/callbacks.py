@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -44,6 +45,10 @@ class BeforeJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         BeforeJobs.on_cluster = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
         _or_refuse(lambda: self.accept([_checked(job) for job in jobs(config)]))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Hydra keeps every job's answer until the sweep ends, each with two configurations that nobody asks for."""
+        job_return.cfg = job_return.hydra_cfg = None
 
 
 def jobs(config: DictConfig) -> Iterable[DictConfig]:
