@@ -22,6 +22,7 @@ from processes import (
     ended,
     finish,
     kill_when,
+    outcome,
     outcomes,
     output,
     pause_after,
@@ -108,6 +109,30 @@ def test_a_full_disk_fails_the_run_and_keeps_its_last_checkpoint(
 
 
 @pytest.mark.long
+def test_a_disk_that_fills_up_in_a_sweep_keeps_what_is_finished(
+    place: Path, whole_sweep: dict[str, Any], mount: Mount
+) -> None:
+    folder = place / "full_sweep"
+    mount(folder / "results", "size=32m")
+    process = eat_run(folder, SWEEP, partial(pause_after, "record.json"))
+    with paused(process):
+        [first] = run_folders(folder)
+        before = outcome(first)
+        mount(folder / "results", f"size={used(folder / 'results') + 40}k")
+    assert ended(process) == 1
+    [second] = [run for run in run_folders(folder) if run.path != first.path]
+    assert f"eat-run: run {second.path.name} failed: OSError: [Errno 28] No space left on device" in output(folder)
+    assert "Traceback" not in output(folder)
+    assert first.read_record().status == "finished"
+    written = stamp(first.record)
+    mount(folder / "results", "size=32m")
+    assert finish(folder, SWEEP) == 0
+    assert stamp(first.record) == written
+    assert outcomes(folder) == whole_sweep
+    assert whole_sweep[first.path.name]["weights"] == before["weights"]
+
+
+@pytest.mark.long
 def test_a_disk_without_any_room_is_a_clear_line(place: Path, whole: dict[str, Any], mount: Mount) -> None:
     folder = place / "no_room"
     mount(folder / "results", "size=8k")  # two pages
@@ -121,9 +146,12 @@ def test_a_disk_without_any_room_is_a_clear_line(place: Path, whole: dict[str, A
 
 def test_a_disk_full_of_files_is_a_clear_line(place: Path, mount: Mount) -> None:
     folder = place / "no_inodes"
-    mount(folder / "results", "size=32m,nr_inodes=3")  # the disk's folder, results/default, the run's folder
+    mount(folder / "results", "size=32m,nr_inodes=2")  # the disk's folder, results/default
     assert finish(folder, RUN) == 2
     assert output(folder).splitlines()[-1].endswith(": No space left on device")
+    mount(folder / "results", "size=32m,nr_inodes=4")  # … the report's lock, the run's folder
+    assert finish(folder, RUN) == 1
+    assert "eat-run: run lambda=1 seed=0 failed: OSError: " in output(folder)
     assert "Traceback" not in output(folder)
 
 

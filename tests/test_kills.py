@@ -14,6 +14,7 @@ import pytest
 
 from eat_runner.cli import run as command
 from eat_runner.records import RunFolder, RunRecord
+from eat_runner.training import unpack
 from processes import after, appears, eat_run, finish, kill_when, outcome, outcomes, output, results, run_folders, stamp
 
 RUN = "lambda=1 trainer.epochs=4"
@@ -26,6 +27,7 @@ MOMENTS = {  # of writing a file; temporary files are written half or whole, the
     "record.json": "renamed",
 }
 KILLED = -signal.SIGKILL
+ENOUGH = {"checkpoint.pt": 3, "history.csv": 3, "record.json": 3, "another file": 1, "a moment": 10}  # kills
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +79,25 @@ def test_twenty_kills_half_of_them_at_random_moments(place: Path, whole: dict[st
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
     print(f"KILL_SEED={seed}")
     chance = random.Random(seed)
-    hits = {"a file": 0, "a moment": 0}
+    [run_id] = whole
+    hits = dict.fromkeys(ENOUGH, 0)
     for number in range(30):
         folder = place / f"round{number}"
+        run = RunFolder(results(folder) / run_id)
         for name in ("checkpoint.pt", "history.csv", ".*.tmp", "model.safetensors", "record.json"):
-            process = eat_run(folder, RUN)
-            code = kill_when(process, appears(folder, f"results/default/*/{name}"))
+            seconds = chance.uniform(0.2, 2.0)
+            code = kill_when(eat_run(folder, RUN), after(seconds))
             assert code in {0, KILLED}, output(folder)
-            hits["a file"] += code == KILLED
-            seconds = chance.uniform(0.1, 2.0)
-            process = eat_run(folder, RUN)
-            code = kill_when(process, after(seconds))
+            hits["a moment"] += code == KILLED and run.config.exists() and not run.is_final()
+            if run.is_final():
+                break
+            code = kill_when(eat_run(folder, RUN), appears(folder, f"results/default/*/{name}"))
             assert code in {0, KILLED}, output(folder)
-            hits["a moment"] += code == KILLED
-            print(f"round {number}: {name}, then {seconds:.3f} s: {hits}")
+            hits[name if name in hits else "another file"] += code == KILLED
+            print(f"round {number}: {seconds:.3f} s, then {name}: {hits}")
         assert finish(folder, RUN) == 0
         assert outcomes(folder) == whole
-        if min(hits.values()) >= 10:
+        if all(hits[what] >= enough for what, enough in ENOUGH.items()):
             return
     raise AssertionError(f"too few kills found the run alive: {hits}")
 
@@ -103,14 +107,26 @@ def test_a_run_asked_to_stop_writes_a_checkpoint_and_goes_on_to_the_same_bits(
     number: signal.Signals, place: Path, whole: dict[str, Any]
 ) -> None:
     folder = place / number.name
-    assert kill_when(eat_run(folder, RUN), appears(folder, "results/default/*/history.csv"), number) == 75
+    rare = f"{RUN} trainer.checkpoint_every=100"  # so that the checkpoint is the one that the signal asks for
+    assert kill_when(eat_run(folder, rare), appears(folder, "results/default/*/history.csv"), number) == 75
     assert output(folder).endswith("eat-run: stopped: the same command continues\n")
     [run] = run_folders(folder)
     record = run.read_record()
     assert (record.status, record.reason) == ("interrupted", "stopped by a signal")
-    assert run.checkpoint.exists()
+    checkpoint = unpack(run.checkpoint.read_bytes())
+    assert checkpoint["epoch"] >= 1
     assert finish(folder, RUN) == 0
     assert outcomes(folder) == whole
+
+
+@pytest.mark.long
+def test_a_compiled_run_goes_on_to_the_same_bits(place: Path) -> None:
+    compiled = "model=vgg11 lambda=1 trainer.epochs=3 trainer.compile=on"
+    assert finish(place / "compiled", compiled) == 0, output(place / "compiled")
+    folder = place / "compiled_killed"
+    assert kill_when(eat_run(folder, compiled), appears(folder, "results/default/*/checkpoint.pt")) == KILLED
+    assert finish(folder, compiled) == 0
+    assert outcomes(folder) == outcomes(place / "compiled")
 
 
 def stop_while_writing(name: str, numbers: list[int]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from eat_runner.claims import claim
-from processes import appears, eat_run, ended, finish, kill_when, outcomes, output, pause_after, paused, results
+from eat_runner.records import RunFolder
+from processes import appears, eat_run, ended, finish, outcomes, output, pause_after, paused, results
 
 SWEEP = "-m lambda=0,1 seed=0,1 trainer.epochs=2"
 RUNS = 4
@@ -40,12 +41,23 @@ def assert_complete(folder: Path) -> None:
 @pytest.mark.long
 def test_four_processes_share_a_sweep_and_one_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
-    processes = [eat_run(folder, SWEEP) for _ in range(4)]
-    kill_when(processes[0], appears(folder, "results/default/*/checkpoint.pt"))
-    codes = [ended(process) for process in processes[1:]]
-    assert set(codes) <= {0, 1}, output(folder)  # 1: found a run of the dead process missing
+    killed = eat_run(folder, SWEEP, partial(pause_after, "checkpoint.pt"))
+    with paused(killed):
+        [owned] = results(folder).glob("*/checkpoint.pt")
+        with claim(owned.parent) as mine:
+            assert not mine
+        others = [eat_run(folder, SWEEP) for _ in range(3)]
+        begun = appears(folder, "results/default/*/record.json")
+        while not begun():
+            assert all(process.is_alive() for process in others), output(folder)
+            time.sleep(0.005)
+        killed.kill()
+    assert ended(killed) == -signal.SIGKILL
+    codes = [ended(process) for process in others]
+    assert set(codes) <= {0, 1}, output(folder)  # 1: found the run of the dead process missing
     if any(codes):
         assert finish(folder, SWEEP) == 0
+    assert RunFolder(owned.parent).read_record().status == "finished"
     often = trained_to_a_checkpoint(output(folder))
     assert max(often.values()) == 1, f"trained twice: {often}"
     assert len({run for run, _ in often}) == RUNS

@@ -206,7 +206,7 @@ def status(folder: RunFolder) -> str:
     try:
         with claim(folder.path) as ours:
             return _recorded(folder) if ours else "running"  # again: it may have ended meanwhile
-    except PermissionError:  # nobody can work in this folder
+    except OSError:  # full or read-only: nobody can work there
         return found
 
 
