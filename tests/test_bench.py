@@ -183,7 +183,11 @@ def test_command_line(tmp_path):
     goals = {(row["figure"], row["network"]): row["goal"] for row in rows if row["goal"]}
     assert goals["training step, penalty on activation outputs / plain step (a)", "vgg11 width 2"] == "1.07"
     assert all(float(row["min"]) <= float(row["median"]) <= float(row["max"]) for row in rows)
-    assert (tmp_path / "evaluation.csv").exists()
+    with (tmp_path / "evaluation.csv").open() as file:
+        rows += csv.DictReader(file)
+    table = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
+    assert [[cells[0], cells[1]] for cells in table] == [[row["figure"], row["network"]] for row in rows]
+    assert [cells[2] for cells in table if "/ plain step" in cells[0]][:2] == ["at most 1.07", "at most 1.2"]
     facts = (tmp_path / "machine.json").read_text()
     assert '"command": "PYTHONPATH=scripts python -m bench --tiny' in facts
     refused = bench("speed")

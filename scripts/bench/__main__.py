@@ -61,6 +61,8 @@ def run(name: str, sizes: Sizes, output: Path | None) -> None:
     if output is not None and found:
         figures.write(output / f"{name}.csv", found)
         remember(output / "machine.json", name, facts)
+        there = [path for section in SECTIONS if (path := output / f"{section}.csv").exists()]
+        (output / "table.md").write_text(figures.markdown(map(figures.read, there)), encoding="utf-8")
 
 
 def about(name: str) -> dict[str, Any]:

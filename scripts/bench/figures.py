@@ -3,7 +3,7 @@
 import csv
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -102,6 +102,28 @@ def write(path: Path, figures: Sequence[Figure]) -> None:
         writer.writeheader()
         for row in figures:
             writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+
+
+def read(path: Path) -> list[Figure]:
+    """What ``write`` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = {f.name: int if f.name == "repetitions" else float for f in fields(Figure) if f.type is not str}
+    return [Figure(**row | {k: number(row[k]) if row[k] else None for k, number in numbers.items()}) for row in rows]
+
+
+COLUMNS = "figure | network | goal | median | smallest to largest | n | unit | verdict"
+
+
+def markdown(sections: Iterable[Sequence[Figure]]) -> str:
+    """The figures of several sections as one table."""
+    lines = [f"| {COLUMNS} |", "|---" * len(COLUMNS.split(" | ")) + "|"]
+    for row in (row for section in sections for row in section):
+        goal = f"{row.bound} {row.goal:g}" if row.goal is not None else ""
+        ends = f"{_short(row.min)} to {_short(row.max)}" if row.repetitions > 1 else ""
+        cells = [row.figure, row.network, goal, _short(row.median), ends, row.repetitions, row.unit, row.verdict]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def show(figures: Sequence[Figure]) -> str:
