@@ -103,6 +103,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("rule: fused\nmultiply_pj: 1\nbits: 0", "hardware.bits=0 is out of range"),
         ("rule: fused\nmultiply_pj: -1", "hardware.multiply_pj=-1 is out of range"),
         ("rule: fused\nmultiply_pj: .nan", "hardware.multiply_pj=nan is out of range"),
+        ("rule: fused\nmultiply_pj: 1\nnote: ${oc.env:HOME}", "holds values, no ${...}: write the value itself"),
         ("rule: fused", "at least one price must be above 0"),
         ("rule: fused\nmultiply_pj: 1\nskip: everything", "hardware.skip=everything is unknown: choose one of input"),
         ("multiply_pj: 1", "rule=None is unknown: choose one of published, fused"),

@@ -48,13 +48,16 @@ def _folder() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: no hardware file there ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a hardware file: it must hold keys and values such as rule: fused")
+    if "${" in text:  # OmegaConf would look it up, in the environment too
+        raise UserError(f"{path}: a hardware file holds values, no ${{...}}: write the value itself")
     return {str(key): value for key, value in values.items()}
 
 
