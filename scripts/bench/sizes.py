@@ -17,7 +17,7 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (35, 5)
+    rounds: tuple[int, ...] = (81, 7)
     few_rounds: tuple[int, ...] = (9, 3)
     metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: tuple[int, ...] = (5, 1)
