@@ -8,7 +8,7 @@ from eat_runner.config import ModelConfig
 @dataclass(frozen=True)
 class Sizes:
     """networks: what is measured, slim ResNet first. rounds: repetitions of the comparison of training steps, by
-    network; few_rounds: of the others; memory_runs: of the measurement of memory.
+    network, in each of ``fresh_starts`` sets of processes; few_rounds: of the others; memory_runs: of the measurement of memory.
 
     metered_batches: of an evaluation. augmented: images of a pass of the data path. per_class, epochs: of the whole of
     eat-run, on ten classes (one image in ten is cut off for validation). folders: for eat-report.
@@ -17,7 +17,8 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (81, 7)
+    rounds: tuple[int, ...] = (9, 2)
+    fresh_starts: tuple[int, ...] = (6, 3)
     few_rounds: tuple[int, ...] = (9, 3)
     metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: tuple[int, ...] = (5, 1)
@@ -40,6 +41,7 @@ TINY = Sizes(
     image_size=8,
     batch=4,
     rounds=(2, 2),
+    fresh_starts=(2, 1),
     few_rounds=(2, 2),
     metered_batches=(2, 1),
     memory_runs=(1, 1),
