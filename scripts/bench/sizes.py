@@ -8,7 +8,7 @@ from eat_runner.config import ModelConfig
 @dataclass(frozen=True)
 class Sizes:
     """networks: what is measured, slim ResNet first. rounds: repetitions of the comparison of training steps, by
-    network, in each of ``fresh_starts`` sets of processes; few_rounds: of the others; memory_runs: of the measurement of memory.
+    network, in each of ``fresh_starts`` sets of processes; few_rounds: of the others; memory_runs: of memory.
 
     metered_batches: of an evaluation. augmented: images of a pass of the data path. per_class, epochs: of the whole of
     eat-run, on ten classes (one image in ten is cut off for validation). folders: for eat-report.

@@ -36,7 +36,8 @@ class Observer:
                 f"penalty.scope={config.scope} matches nothing in this network: use penalty.scope=leaf_modules"
             )
         self.functional = any(call.module is None for call in matched)
-        self.overwritten = overwritten_calls(model, example, self.functional, inputs_kept=False)
+        self.modules = {call.module for call in matched if call.module is not None}
+        self.overwritten = overwritten_calls(model, example, self.functional, inputs_kept=False, modules=self.modules)
         self.sums: list[Tensor] = []
         self.elements: list[int] = []
         self.weights: list[float] = []
@@ -46,7 +47,8 @@ class Observer:
         self.attached = ExitStack()
 
     def __enter__(self) -> "Observer":
-        self.attached.enter_context(tap(self.model, self._observe, self.functional, inputs_kept=False))
+        looking = tap(self.model, self._observe, self.functional, inputs_kept=False, modules=self.modules)
+        self.attached.enter_context(looking)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -258,10 +258,10 @@ def _is_channels_last(x: Tensor) -> bool:
 
 def _rows(x: Tensor) -> Iterable[Rows]:
     """Rows that make up a BLOCK, one after the other; all at once where blocks gain nothing."""
-    if not (_blockwise(x) and x.dim() and len(x)):
+    if x.numel() <= BLOCK or not _blockwise(x):
         return [...]
-    step = max(1, BLOCK * len(x) // x.numel())
-    return [slice(start, start + step) for start in range(0, len(x), step)]
+    step = max(1, BLOCK * x.shape[0] // x.numel())
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

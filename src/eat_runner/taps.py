@@ -7,7 +7,7 @@ and ``overwritten_calls`` finds the outputs that a listener must not keep withou
 """
 
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,13 +84,20 @@ def out_of_place(model: nn.Module) -> Generator[frozenset[nn.Module]]:
 
 
 @contextmanager
-def tap(model: nn.Module, listener: Listener, functional: bool = True, inputs_kept: bool = True) -> Generator[None]:
+def tap(
+    model: nn.Module,
+    listener: Listener,
+    functional: bool = True,
+    inputs_kept: bool = True,
+    modules: Container[nn.Module] | None = None,
+) -> Generator[None]:
     """Report every call of ``model`` to ``listener`` while the block runs; nothing stays attached afterwards.
 
     functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
     returns no tensor is left out; an operation that returns several (``chunk``) is one call for each. Each forward pass
     counts from index 0. inputs_kept: in-place activations work out of place, so that their inputs can be looked at;
-    without it they run as they were built, and a call's inputs may be overwritten already.
+    without it they run as they were built, and a call's inputs may be overwritten already. modules: where there are no
+    functional operations to report, only the calls of these leaf modules are, numbered among themselves.
     """
     with ExitStack() as stack:
         in_place = stack.enter_context(out_of_place(model)) if inputs_kept else frozenset[nn.Module]()
@@ -98,9 +105,11 @@ def tap(model: nn.Module, listener: Listener, functional: bool = True, inputs_ke
         stack.callback(model.register_forward_pre_hook(recorder.start, prepend=True).remove)
         for name, module in model.named_modules():
             if not any(module.children()):
-                stack.callback(module.register_forward_pre_hook(recorder.enter_leaf).remove)
-                leave = recorder.leave_leaf(name)
-                stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+                if functional:
+                    stack.callback(module.register_forward_pre_hook(recorder.enter_leaf).remove)
+                if functional or modules is None or module in modules:
+                    leave = recorder.leave_leaf(name)
+                    stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
             elif functional:
                 enter, leave = recorder.container(name)
                 stack.callback(module.register_forward_pre_hook(enter).remove)
@@ -110,7 +119,13 @@ def tap(model: nn.Module, listener: Listener, functional: bool = True, inputs_ke
         yield
 
 
-def overwritten_calls(model: nn.Module, x: Tensor, functional: bool = True, inputs_kept: bool = True) -> frozenset[int]:
+def overwritten_calls(
+    model: nn.Module,
+    x: Tensor,
+    functional: bool = True,
+    inputs_kept: bool = True,
+    modules: Container[nn.Module] | None = None,
+) -> frozenset[int]:
     """Indices of the calls whose output a later operation of the same pass overwrites: to keep it, copy it.
 
     x: an example batch; the others as for ``tap``. The pass runs in eval mode without gradients; the network is left as
@@ -121,7 +136,7 @@ def overwritten_calls(model: nn.Module, x: Tensor, functional: bool = True, inpu
     def keep(call: Call) -> None:
         kept.append((call.index, call.output, call.output._version))
 
-    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional, inputs_kept):
+    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional, inputs_kept, modules):
         model(x)
     return frozenset(index for index, output, version in kept if output._version != version)
 
