@@ -35,6 +35,30 @@ def test_the_gtsrb_table_is_that_of_the_result_files():
             assert float(decrease) == pytest.approx(float(priced["energy_decrease_percent"]), abs=0.051)
 
 
+def test_table_1_is_that_of_the_result_files():
+    with (ROOT / "results" / "reproduction" / "slim" / "table1.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paper = [row for row in rows if row["source"] == "paper"]
+    ours = [row for row in rows if row["source"] == "ours, our rule"]
+    shown = [
+        line.strip("| ").split(" | ") for line in README.splitlines() if re.match(r"\| [^|]+ \| (ResNet|VGG)", line)
+    ]
+    assert [cells[:2] for cells in shown] == [[row["dataset"], row["network"]] for row in ours]
+    for cells, theirs, row in zip(shown, paper, ours, strict=True):
+        assert [cells[2], cells[3]] == [arrow(theirs, key, 2) for key in ("accuracy", "ratio")]
+        assert float(cells[4]) == pytest.approx(float(theirs["decrease_percent"]), abs=0.051)
+        if not row["eat_ratio"]:
+            assert cells[5:] == ["not run", "–", "–", "–"]
+            continue
+        decrease = f"{float(row['decrease_percent']):.1f} ± {float(row['decrease_percent_std']):.1f}"
+        expected = [arrow(row, key, 3) for key in ("accuracy", "ratio")] + [decrease, f"{float(row['lambda']):g}"]
+        assert cells[5:] == expected
+
+
+def arrow(row: dict[str, str], key: str, digits: int) -> str:
+    return f"{float(row[f'st_{key}']):.{digits}f} → {float(row[f'eat_{key}']):.{digits}f}"
+
+
 def test_every_file_that_the_readme_links_to_is_there():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links
