@@ -237,6 +237,42 @@ def test_in_place_flags_are_read_as_built() -> None:
     assert (batch.input_nonzeros, batch.input_nonzeros_as_built, batch.input_nonzeros_all) == (8, 8, 6)
 
 
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))])
+def test_a_network_that_overwrites_its_own_input(first: nn.Module) -> None:
+    x = torch.tensor([[1.0, -1, 2, -2], [-1, -1, 0, 3]])
+    counts = meter(nn.Sequential(first, nn.Identity()), x.clone(), floor=True)
+    relu = next(row for row in counts.layers if row.op == "ReLU")
+    assert (relu.inplace, relu.input_nonzeros, relu.output_nonzeros) == (True, 4 + 3, 2 + 1)
+    floor = next(batch for batch in counts.batches if batch.batch == FLOOR_BATCH)
+    before = 1 if isinstance(first, nn.ReLU) else 2  # calls that read the images as they came
+    assert (floor.input_nonzeros, floor.output_nonzeros) == (7 * before, 7 * (before - 1))
+
+
+class Pair(nn.Module):
+    """Returns two tensors, of which a leaf module's call is known by the first."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x + 1, x - 1
+
+
+class OverwritesTheSecond(nn.Module):
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.pair, self.relu = Pair(), nn.ReLU(inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.pair(x)[1])
+
+
+def test_what_is_overwritten_and_was_never_seen_cannot_be_counted() -> None:
+    x = torch.tensor([[1.0, 2, 3]])
+    options = {"ignore_uncounted": True}
+    [relu] = [row for row in meter(OverwritesTheSecond(False), x, **options).layers if row.op == "ReLU"]
+    assert (relu.input_nonzeros, relu.output_nonzeros) == (2, 2)
+    with pytest.raises(UserError, match="^relu overwrites what no counted call has made: build it with inplace=False$"):
+        meter(OverwritesTheSecond(True), x, **options)
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()

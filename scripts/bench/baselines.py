@@ -8,6 +8,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Training:
     labels: Tensor
     bf16: bool = False
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 

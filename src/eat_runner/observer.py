@@ -10,8 +10,11 @@ from torch.nn import functional as F
 
 from eat_runner.config import PenaltyConfig
 from eat_runner.errors import UserError
-from eat_runner.penalties import IN_BACKWARD, PENALTIES, Share, Values, normalise, weights
+from eat_runner.penalties import IN_BACKWARD, PENALTIES, Share, Values, normalise, part, weights
 from eat_runner.taps import Call, evaluation_mode, overwritten_calls, tap
+
+
+NOT_TAKEN = torch.zeros(())  # the sum of an activation that backward has not reached
 
 
 class Observer:
@@ -37,7 +40,7 @@ class Observer:
             )
         self.functional = any(call.module is None for call in matched)
         self.modules = {call.module for call in matched if call.module is not None}
-        self.overwritten = overwritten_calls(model, example, self.functional, inputs_kept=False, modules=self.modules)
+        self.overwritten = overwritten_calls(model, example, self.functional, modules=self.modules)
         self.sums: list[Tensor] = []
         self.elements: list[int] = []
         self.weights: list[float] = []
@@ -47,7 +50,7 @@ class Observer:
         self.attached = ExitStack()
 
     def __enter__(self) -> "Observer":
-        looking = tap(self.model, self._observe, self.functional, inputs_kept=False, modules=self.modules)
+        looking = tap(self.model, self._observe, self.functional, modules=self.modules)
         self.attached.enter_context(looking)
         return self
 
@@ -89,7 +92,7 @@ class Observer:
     def _next_weight(self) -> Callable[[Values], float]:
         """The factor of the next activation's gradient; asked for it, the observer takes the penalty's value too."""
         k = len(self.sums)
-        self.sums.append(torch.zeros(()))
+        self.sums.append(NOT_TAKEN)
 
         def weight(values: Values) -> float:
             if self.wants_value:
@@ -123,9 +126,9 @@ def _later(call: Call) -> Values:
     if on_cpu and isinstance(module, nn.BatchNorm2d) and module.training and module.affine:
         mean, inverse_std = node._saved_result1, node._saved_result2  # pyright: ignore
         x, weight, bias = call.inputs[0].detach(), module.weight.detach(), module.bias.detach()
-        return lambda rows: F.batch_norm(x[rows], mean, inverse_std.pow(-2), weight, bias, eps=0.0)
+        return lambda rows: F.batch_norm(part(x, rows), mean, inverse_std.pow(-2), weight, bias, eps=0.0)
     copy = call.output.detach().clone()
-    return lambda rows: copy[rows]
+    return lambda rows: part(copy, rows)
 
 
 # the code that the paper builds on leaves dropout out

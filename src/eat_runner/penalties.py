@@ -26,6 +26,8 @@ def l0_surrogate(x: Tensor, sigma: float) -> Tensor:
     Evaluated as n - sum sigma / (x^2 + sigma), which rounds small terms instead of terms close to 1 and is finite for
     every finite x. The gradient is the analytic 2 sigma x / (x^2 + sigma)^2, in x's type, exactly 0 at x = 0.
     """
+    if not (x.requires_grad and torch.is_grad_enabled()):  # which spares autograd's part of the price
+        return _L0Surrogate.forward(x, sigma)
     return _L0Surrogate.apply(x, sigma)  # pyright: ignore[reportReturnType]
 
 
@@ -82,6 +84,11 @@ Rows = slice | EllipsisType  # of a tensor: some images, or all there is
 Values = Callable[[Rows], Tensor]
 
 
+def part(x: Tensor, rows: Rows) -> Tensor:
+    """These rows of x; x itself, which is faster than a view of it, where they are all there is."""
+    return x if rows is ... else x[rows]
+
+
 class Share:
     """What an activation adds to the gradient that flows back through it, once.
 
@@ -107,14 +114,15 @@ class Share:
         total = weight + where_positive
         if total == 0.0:
             return gradient
+        divisor_of = _divisors(self.sigma, total)
         for rows in _rows(gradient):
             x = values(rows)
-            divisor = _divisor(x, self.sigma, total)
+            divisor = divisor_of(x)
             if where_positive == 0.0:
-                torch.addcdiv(gradient[rows], x, divisor, out=out[rows])
+                torch.addcdiv(part(gradient, rows), x, divisor, out=part(out, rows))
             else:
                 slope = torch.div(x, divisor, out=divisor)  # has the sign of x
-                torch.add(gradient[rows], F.leaky_relu_(slope, weight / total), out=out[rows])
+                torch.add(part(gradient, rows), F.leaky_relu_(slope, weight / total), out=part(out, rows))
         return out
 
     def _take(self) -> tuple[Values, float]:
@@ -174,7 +182,7 @@ def _as_it_is(x: Tensor) -> Values:
 
     def values(rows: Rows) -> Tensor:
         assert held._version == version, "a penalised activation was overwritten before backward"
-        return held[rows]
+        return part(held, rows)
 
     return values
 
@@ -211,8 +219,9 @@ class _L0Surrogate(torch.autograd.Function):
         weight = grad_outputs[0].item()
         if weight == 0.0:
             return gradient.zero_(), None
+        divisor_of = _divisors(ctx.sigma, weight)
         for scratch, block, out in _blocks(x, gradient):
-            torch.div(block, _divisor(block, ctx.sigma, weight, scratch), out=out)
+            torch.div(block, divisor_of(block, scratch), out=out)
         return gradient, None
 
 
@@ -226,16 +235,24 @@ def _denominator(x: Tensor, sigma: float, out: Tensor | None = None) -> Tensor:
     return torch.addcmul(x.new_ones(()), x, x, value=1.0 / sigma, out=out)
 
 
-def _divisor(x: Tensor, sigma: float, weight: float, out: Tensor | None = None) -> Tensor:
-    """What x is divided by to get weight times the surrogate's gradient: sigma (1 + x^2 / sigma)^2 / (2 weight).
+def _divisors(sigma: float, weight: float) -> Callable[..., Tensor]:
+    """``(x, out=None)``: what x is divided by to get weight times the surrogate's gradient, that is
+    sigma (1 + x^2 / sigma)^2 / (2 weight).
 
     weight: not 0. It is in the divisor and not before x, which may be as large as a float can be.
     """
-    scale = 2.0 * weight / sigma
-    root = abs(scale) ** -0.5
-    x = x.to(_wide(x))
-    d = torch.addcmul(x.new_full((), root), x, x, value=root / sigma, out=out)
-    return d.square_() if weight > 0.0 else d.mul_(-d)
+    root = abs(2.0 * weight / sigma) ** -0.5
+    constant: Tensor | None = None
+
+    def divisor(x: Tensor, out: Tensor | None = None) -> Tensor:
+        nonlocal constant
+        x = x.to(_wide(x))
+        if constant is None:
+            constant = x.new_full((), root)
+        d = torch.addcmul(constant, x, x, value=root / sigma, out=out)
+        return d.square_() if weight > 0.0 else d.mul_(-d)
+
+    return divisor
 
 
 def _blockwise(x: Tensor) -> bool:

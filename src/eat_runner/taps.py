@@ -2,8 +2,8 @@
 
 Plain forward hooks miss functional activations (57 in torchvision's googlenet) and keep tensors that a later in-place
 operation overwrites (``out += identity`` in torchvision's ResNets). So a tap is hooks on the leaf modules and one
-TorchFunctionMode that is active outside of them; in-place activation flags are off while it looks (``out_of_place``),
-and ``overwritten_calls`` finds the outputs that a listener must not keep without a copy.
+TorchFunctionMode that is active outside of them. The network runs as it was built: a listener has to look at a tensor
+when it is made, and ``overwritten_calls`` finds the outputs that it must not keep without a copy.
 """
 
 import weakref
@@ -33,8 +33,8 @@ class Call:
     index: position in the forward pass, from 0. name: the module's path, or ``<path of the calling module>:<op>``.
     op: class name of the module (``Conv2d``) or name of the function (``relu``, ``add``, ``flatten``).
     module: None for a functional operation. inputs: its tensors, in order. output: what it returned.
-    args, kwargs: of a functional operation, as it was called. inplace: the module's flag as it was built, or, for a
-    functional operation, whether it returned one of its inputs.
+    args, kwargs: of a functional operation, as it was called. inplace: the module's flag, or, for a functional
+    operation, whether it returned one of its inputs: then the input has been overwritten by now.
     producers: for each input the index of the call that made it; NETWORK_INPUT for a tensor that no call made.
     """
 
@@ -64,44 +64,22 @@ def leaf_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if not any(module.children()))
 
 
-# modules whose flag is off right now, so that a tap inside another tap still knows how they were built
-_switched_off: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
-
-
-@contextmanager
-def out_of_place(model: nn.Module) -> Generator[frozenset[nn.Module]]:
-    """Switch every ``inplace`` flag off for the time of the block; yields the modules that were built with it on."""
-    switched = [module for module in model.modules() if getattr(module, "inplace", False) is True]
-    for module in switched:
-        setattr(module, "inplace", False)  # noqa: B010  (nn.Module declares no such attribute)
-    _switched_off.update(switched)
-    try:
-        yield frozenset(module for module in model.modules() if module in _switched_off)
-    finally:
-        for module in switched:
-            setattr(module, "inplace", True)  # noqa: B010
-            _switched_off.discard(module)
-
-
 @contextmanager
 def tap(
     model: nn.Module,
     listener: Listener,
     functional: bool = True,
-    inputs_kept: bool = True,
     modules: Container[nn.Module] | None = None,
 ) -> Generator[None]:
     """Report every call of ``model`` to ``listener`` while the block runs; nothing stays attached afterwards.
 
     functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
     returns no tensor is left out; an operation that returns several (``chunk``) is one call for each. Each forward pass
-    counts from index 0. inputs_kept: in-place activations work out of place, so that their inputs can be looked at;
-    without it they run as they were built, and a call's inputs may be overwritten already. modules: where there are no
-    functional operations to report, only the calls of these leaf modules are, numbered among themselves.
+    counts from index 0. modules: where there are no functional operations to report, only the calls of these leaf
+    modules are, numbered among themselves.
     """
     with ExitStack() as stack:
-        in_place = stack.enter_context(out_of_place(model)) if inputs_kept else frozenset[nn.Module]()
-        recorder = _Recorder(listener, in_place, trace=functional, inputs_kept=inputs_kept)
+        recorder = _Recorder(listener, trace=functional)
         stack.callback(model.register_forward_pre_hook(recorder.start, prepend=True).remove)
         for name, module in model.named_modules():
             if not any(module.children()):
@@ -123,7 +101,6 @@ def overwritten_calls(
     model: nn.Module,
     x: Tensor,
     functional: bool = True,
-    inputs_kept: bool = True,
     modules: Container[nn.Module] | None = None,
 ) -> frozenset[int]:
     """Indices of the calls whose output a later operation of the same pass overwrites: to keep it, copy it.
@@ -136,7 +113,7 @@ def overwritten_calls(
     def keep(call: Call) -> None:
         kept.append((call.index, call.output, call.output._version))
 
-    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional, inputs_kept, modules):
+    with evaluation_mode(model), torch.no_grad(), tap(model, keep, functional, modules):
         model(x)
     return frozenset(index for index, output, version in kept if output._version != version)
 
@@ -165,10 +142,8 @@ def tensors_in(values: Any) -> tuple[Tensor, ...]:
 class _Recorder:
     """Turns hooks into calls, and knows where in the network the forward pass is."""
 
-    def __init__(self, listener: Listener, built_in_place: frozenset[nn.Module], trace: bool, inputs_kept: bool):
+    def __init__(self, listener: Listener, trace: bool):
         self.listener = listener
-        self.inputs_kept = inputs_kept
-        self.built_in_place = built_in_place
         self.trace = trace
         self.next_index = 0
         self.in_leaf = False
@@ -190,7 +165,7 @@ class _Recorder:
             replacement = None
             if outputs:
                 inputs = tensors_in((args, kwargs) if kwargs else args)
-                inplace = module in self.built_in_place
+                inplace = getattr(module, "inplace", False) is True
                 replacement = self.report(name, type(module).__name__, module, inputs, outputs[0], inplace)
             self.in_leaf = False
             return replacement
@@ -247,8 +222,6 @@ class _FunctionalCalls(TorchFunctionMode):
         if recorder.in_leaf or not recorder.path:
             return func(*args, **kwargs)
         inplace = kwargs.get("inplace") is True
-        if inplace and recorder.inputs_kept:
-            kwargs = kwargs | {"inplace": False}
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
             replacement = self._report(func, args, kwargs, result, inplace)

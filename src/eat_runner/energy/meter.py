@@ -12,7 +12,7 @@ from eat_runner.config import MeterConfig
 from eat_runner.energy.counts import FLOOR_BATCH, BatchCounts, Counts, Kind, LayerCounts, with_consumers
 from eat_runner.energy.ops import Op, describe, exact_macs
 from eat_runner.errors import UserError
-from eat_runner.taps import Call, evaluation_mode, tap
+from eat_runner.taps import NETWORK_INPUT, Call, evaluation_mode, tap
 
 UINT8_MAX = 255  # flags that can be added up in eight bits
 CHUNK = 2**17  # values that are looked at together: half a megabyte
@@ -53,11 +53,12 @@ def measure(
                 raise UserError(
                     f"meter.batch={config.batch} does not fit the batches: only the last one may be smaller"
                 )
+            again = x.clone() if floor and first is None else x  # a network may overwrite its input
             output = meter.run(model, x)
             if on_output is not None:
                 on_output(output)
             if first is None:
-                first = x
+                first = again
                 if meter.uncounted and not config.ignore_uncounted:
                     names = ", ".join(meter.uncounted)
                     raise UserError(f"no rule counts {names}: meter.ignore_uncounted=true measures without their cost")
@@ -232,13 +233,13 @@ class _Meter:
         self.works: dict[tuple[int, int], Op] = {}  # by call and elements of the output
         self.wanted: set[int] = set()  # calls whose outputs somebody wanted counted at each position
         self.checked_later: set[int] = set()  # calls read by what passes on whatever is not finite
-        self._start(floor=False)
 
-    def _start(self, floor: bool) -> None:
-        self.floor = floor
-        self.made: dict[int, _Counted] = {}  # by call
+    def _start(self, x: Tensor, floor: bool) -> None:
+        self.network_input, self.floor = x, floor
+        self.made: dict[int, _Counted] = {}  # by call; NETWORK_INPUT for the batch itself
         self.finite: list[tuple[str, Tensor]] = []
         self.seen: list[_Seen] = []
+        self.made[NETWORK_INPUT] = self._count("the network", x, at=NETWORK_INPUT in self.wanted)
 
     @property
     def uncounted(self) -> tuple[str, ...]:
@@ -247,7 +248,7 @@ class _Meter:
 
     def run(self, model: nn.Module, x: Tensor, floor: bool = False) -> Any:
         """Meter one batch and return what the network returned. The floor batch is not added to the layers."""
-        self._start(floor)
+        self._start(x, floor)
         output = model(x)
         if self.finite and not all(torch.stack([finite for _, finite in self.finite]).tolist()):
             raise _nonfinite(next(name for name, finite in self.finite if not finite))
@@ -300,10 +301,12 @@ class _Meter:
 
     def _input(self, call: Call, x: Tensor, producer: int) -> _Counted:
         """What an operation that works in place has overwritten by now was counted when it was made."""
-        counted = self.made.get(producer)
+        counted = None if producer == NETWORK_INPUT and x is not self.network_input else self.made.get(producer)
         if counted is not None and (counted.version == x._version or call.output is x):
             return counted
-        return self._count(call, x, at=producer in self.wanted)
+        if counted is None and call.output is x and call.inplace:
+            raise UserError(f"{call.name} overwrites what no counted call has made: build it with inplace=False")
+        return self._count(call.name, x, at=producer in self.wanted)
 
     def _moved(self, call: Call, read: Sequence[_Counted], nonzeros: Number) -> _Counted:
         if call.output is call.inputs[0]:
@@ -319,7 +322,7 @@ class _Meter:
             if at:
                 self.wanted.add(call.producers[0])
         check = work.kind not in KEEPS_FINITE and call.index not in self.checked_later
-        return self._count(call, call.output, at, signed=work.kind != Kind.RELU, check=check)
+        return self._count(call.name, call.output, at, signed=work.kind != Kind.RELU, check=check)
 
     def _positions(self, call: Call, counted: _Counted) -> Tensor | None:
         at = counted.nonzero_at
@@ -328,12 +331,12 @@ class _Meter:
             at = self.counter.count(call.inputs[0], at=True, check=False).nonzero_at
         return at
 
-    def _count(self, call: Call, x: Tensor, at: bool = False, signed: bool = True, check: bool = True) -> _Counted:
+    def _count(self, name: str, x: Tensor, at: bool = False, signed: bool = True, check: bool = True) -> _Counted:
         counted = self.counter.count(x, at=at, signed=signed, check=check)
         if isinstance(counted.finite, Tensor):
-            self.finite.append((call.name, counted.finite))
+            self.finite.append((name, counted.finite))
         elif not counted.finite:
-            raise _nonfinite(call.name)
+            raise _nonfinite(name)
         return counted
 
     def _totals(self, inputs: list[int], outputs: list[int], batch: int, images: int) -> BatchCounts:
