@@ -13,7 +13,6 @@ from eat_runner.errors import UserError
 from eat_runner.penalties import IN_BACKWARD, PENALTIES, Share, Values, normalise, part, weights
 from eat_runner.taps import Call, evaluation_mode, overwritten_calls, tap
 
-
 NOT_TAKEN = torch.zeros(())  # the sum of an activation that backward has not reached
 
 
