@@ -269,9 +269,7 @@ def test_what_is_overwritten_and_was_never_seen_cannot_be_counted() -> None:
     options = {"ignore_uncounted": True}
     [relu] = [row for row in meter(OverwritesTheSecond(False), x, **options).layers if row.op == "ReLU"]
     assert (relu.input_nonzeros, relu.output_nonzeros) == (2, 2)
-    with pytest.raises(
-        UserError, match=r"^relu overwrites what no counted call has made: build it with inplace=False$"
-    ):
+    with pytest.raises(UserError, match=r"relu overwrites what no counted call has made: build it with inplace=False$"):
         meter(OverwritesTheSecond(True), x, **options)
 
 
