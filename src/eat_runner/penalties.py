@@ -115,9 +115,10 @@ class Share:
         if total == 0.0:
             return gradient
         divisor_of = _divisors(self.sigma, total)
+        divisor: Tensor | None = None
         for rows in _rows(gradient):
             x = values(rows)
-            divisor = divisor_of(x)
+            divisor = divisor_of(x, divisor if divisor is not None and divisor.shape == x.shape else None)
             if where_positive == 0.0:
                 torch.addcdiv(part(gradient, rows), x, divisor, out=part(out, rows))
             else:
