@@ -36,9 +36,11 @@ class FakeExperiment(ModuleType):
         self.prepared: list[tuple[str, float]] = []
         self.ran: list[tuple[float, int]] = []
 
-    def prepare(self, config: ExperimentConfig) -> SimpleNamespace:
-        self.prepared.append((config.model.name, config.lambda_))
-        return SimpleNamespace(dataset=SimpleNamespace(fingerprint=FINGERPRINT), init_hash=None)
+    def locate(self, config: ExperimentConfig) -> SimpleNamespace:
+        return SimpleNamespace(config=config, dataset=SimpleNamespace(fingerprint=FINGERPRINT), init_hash=None)
+
+    def build_or_error(self, job: SimpleNamespace) -> None:
+        self.prepared.append((job.config.model.name, job.config.lambda_))
 
     def run(self, config: ExperimentConfig) -> RunRecord:
         if config.lambda_ == STOPPED:

@@ -256,6 +256,21 @@ def test_a_run_out_of_memory_fails_alone_and_only_it_is_repeated(place: Path) ->
     assert not failed.traceback.exists()
 
 
+TOO_LARGE = "-m model.width=300,4 trainer.epochs=1 lambda=0"  # 1 GB of weights
+
+
+@pytest.mark.long
+def test_a_network_that_cannot_be_built_fails_alone_and_leaves_a_record(place: Path) -> None:
+    folder = place / "network"
+    assert finish(folder, TOO_LARGE, little_memory) == 1
+    records = {run.read_record().status: run for run in run_folders(folder)}
+    assert set(records) == {"finished", "failed"}
+    failed = records["failed"]
+    assert "allocate memory" in failed.read_record().reason
+    assert "models.build" in failed.traceback.read_text()
+    assert f"eat-run: run {failed.path.name} failed: RuntimeError: " in output(folder)
+
+
 @pytest.mark.long
 def test_on_error_stop_starts_nothing_after_a_failure(place: Path) -> None:
     folder = place / "stop"

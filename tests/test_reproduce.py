@@ -725,7 +725,7 @@ def test_smoke_stops_and_goes_on_to_the_end(
             assert 0 < float(row["st_ratio"]) < 1
             assert (row["runs_done"], row["runs_planned"]) == ("4", "4")
     names = {path.name for path in folder.iterdir()}
-    both = {"figure1", "figure2", "figure3", "fronts"}
+    both = {"figure1", "figure2", "figure3", "fronts", "choices"}
     assert {f"{stem}.{suffix}" for stem in both for suffix in ("png", "svg", "csv")} <= names
     every = {"table1", "table2", "choices", "accounting"}
     assert {f"{stem}.{suffix}" for stem in every for suffix in ("csv", "md", "tex")} <= names

@@ -122,6 +122,53 @@ def _heat_map(axes: Axes, rows: Sequence[Row], measure: str, low: float, high: f
     return image
 
 
+STUDIES = {  # of tables.choices: what they vary
+    "choices": "The penalty's normalisation and scope",
+    "choices_augmentation": "Crops and rotations of the images",
+    "choices_vgg16": "VGG16's head",
+}
+VARIED = {  # column of tables.choices: how a value is named
+    "network": "{}",
+    "normalisation": "{}",
+    "scope": "{}",
+    "crop_padding": "crops {} px",
+    "rotation_degrees": "rotations ±{:g}°",
+    "lambda": "λ {:g}",
+}
+ROW_INCHES = 0.22
+
+
+def choices_figure(rows: Sequence[Row], caption: str) -> Figure:
+    """A line a setting, study by study: accuracy on the left, energy ratio on the right, ± the standard deviation over
+    seeds. rows: of ``tables.choices``."""
+    studies = list(dict.fromkeys(str(row["study"]) for row in rows))
+    with mpl.rc_context(plots.STYLE):
+        heights = [sum(row["study"] == study for row in rows) + 2.5 for study in studies]
+        figure = Figure(figsize=(2 * PANEL_INCHES[0], 0.6 + ROW_INCHES * sum(heights)), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(f"Where the paper is ambiguous: other readings\n{caption}", x=0.012, ha="left", fontsize=10)
+        panels = figure.subplots(len(studies), 2, squeeze=False, sharex="col", height_ratios=heights)
+        for study, (left, right) in zip(studies, panels, strict=True):
+            own = [row for row in rows if row["study"] == study]
+            varied = [key for key in VARIED if len({row[key] for row in own}) > 1]
+            for axes, measure in ((left, "accuracy"), (right, "energy_ratio")):
+                for y, row in enumerate(own):
+                    colour = plots.EAT_COLOUR if row["lambda"] else plots.ST_COLOUR
+                    spread = row.get(f"{measure}_std")
+                    axes.errorbar(row[measure], y, xerr=spread, fmt="o", color=colour, markersize=4, capsize=2)
+                axes.set_yticks(range(len(own)), [_choice(row, varied) for row in own] if axes is left else [])
+                axes.set_ylim(len(own) - 0.5, -0.5)
+            left.set_title(STUDIES.get(study, study), fontsize=9)
+        panels[-1, 0].set_xlabel("test accuracy")
+        panels[-1, 1].set_xlabel("energy ratio")
+    return figure
+
+
+def _choice(row: Row, varied: Sequence[str]) -> str:
+    parts = [VARIED[key].format(row[key]) for key in varied if row[key] not in (None, "")]
+    return ", ".join(parts if row["lambda"] else ["ST", *(part for part in parts if part != "λ 0")])
+
+
 def _number(row: Row, measure: str) -> float:
     value = row.get(measure)
     return math.nan if value is None else float(value)

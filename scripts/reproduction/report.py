@@ -204,7 +204,14 @@ def _choices(page: _Page, found: Sequence[Outcome]) -> None:
     cells = [cell for cell in page.plan.cells if cell.kind == CHOICES]
     studied = [tables.outcome(cell, page.folder) for cell in cells]
     title = "Choices of training: other readings of the paper, trained anew."
-    page.table("choices", CHOICES, title, tables.choices(studied), CHOICES_COLUMNS, STD)
+    rows = tables.choices(studied)
+    page.table("choices", CHOICES, title, rows, CHOICES_COLUMNS, STD)
+    if rows:
+        page.figure(
+            "choices", CHOICES, title, figures.choices_figure(rows, f"test split · {page.plan.briefs[CHOICES]}")
+        )
+    else:
+        page.remove("choices.png", "choices.svg")
     page.text(_bullets(f"{one.cell.experiment}: {one.note}" for one in studied if one.note))
     title = "Readings of the accounting: the networks of Table 1 that the paper's rule picks."
     page.table("accounting", TABLE1, title, tables.accounting(found), ACCOUNTING_COLUMNS, STD)

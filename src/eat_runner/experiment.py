@@ -43,44 +43,60 @@ class Interrupted(SystemExit):
 
 
 @dataclass
-class Experiment:
-    """One run's parts, built and checked, and the folder that its results go to."""
+class Job:
+    """What a run is, before its network is built, and the folder that its results go to."""
 
     config: ExperimentConfig
     dataset: Dataset
-    network: Network
     device: torch.device
     init_hash: str | None
     run_id: str
     folder: RunFolder
+
+
+@dataclass
+class Experiment(Job):
+    """One run's parts, built and checked."""
+
+    network: Network
     messages: list[str]
 
 
-def prepare(config: ExperimentConfig) -> Experiment:
-    """Build every part without training. UserError where a value, a data set, a network or weights do not fit."""
+def locate(config: ExperimentConfig) -> Job:
+    """Check the configuration, load the data, and find out where the run belongs. UserError where a value, a data set
+    or a file of weights does not fit."""
     config.check()
     config = config.normalised()
     one_of("penalty.name", config.penalty.name, PENALTIES)
     one_of("schedule.name", config.schedule.name, SCHEDULES)
     device = _device(config.device)
     dataset = data.load(config.dataset, Path(config.data_dir), config.download)
+    init_hash = None if config.init is None else file_hash(_weights_file(Path(config.init)))
+    identity = run_id(config, dataset.fingerprint, init_hash)
+    folder = RunFolder(Path(config.results_dir) / config.name / identity)
+    return Job(config, dataset, device, init_hash, identity, folder)
+
+
+def build(job: Job) -> Experiment:
+    """Every part without training. UserError where the network or its weights do not fit."""
+    config, dataset = job.config, job.dataset
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     network = models.build(config.model, dataset.image_size, dataset.channels, len(dataset.class_names))
-    if device.type == "cpu" and is_compiled(config.trainer, len(dataset.train)) and not _has_cpp_compiler():
+    if job.device.type == "cpu" and is_compiled(config.trainer, len(dataset.train)) and not _has_cpp_compiler():
         raise UserError(
             f"trainer.compile={config.trainer.compile} compiles this training, and there is no C++ compiler: install "
             "g++, or set trainer.compile=off"
         )
     messages = list(network.messages)
-    init_hash = None
     if config.init is not None:
-        weights = _weights_file(Path(config.init))
         messages += models.load_weights(network.module, Path(config.init))
-        init_hash = file_hash(weights)
-    identity = run_id(config, dataset.fingerprint, init_hash)
-    folder = RunFolder(Path(config.results_dir) / config.name / identity)
-    return Experiment(config, dataset, network, device, init_hash, identity, folder, messages)
+    return Experiment(**vars(job), network=network, messages=messages)
+
+
+def prepare(config: ExperimentConfig) -> Experiment:
+    """``locate`` and ``build``."""
+    return build(locate(config))
 
 
 def run(config: ExperimentConfig) -> RunRecord:
@@ -90,20 +106,33 @@ def run(config: ExperimentConfig) -> RunRecord:
     another process has the run. Raises UserError where the input is wrong, Interrupted where a signal asked to stop,
     and what else goes wrong before the run has its folder and its claim.
     """
-    experiment = prepare(config)
-    folder = experiment.folder
+    job = locate(config)
+    experiment = build_or_error(job)
+    folder = job.folder
     folder.create()
     with stop_signals() as stop, claim(folder.path) as ours:
         if not ours:
-            return RunRecord(run_id=experiment.run_id, status="running", reason="another process has it")
-        record = folder.read_own_record(experiment.run_id)
+            return RunRecord(run_id=job.run_id, status="running", reason="another process has it")
+        record = folder.read_own_record(job.run_id)
         if record is None or not record.final:
-            record = _run_alone(experiment, stop)
+            built = isinstance(experiment, Experiment)
+            record = _run_alone(experiment, stop) if built else _failed(job, experiment)
         if record.final:
             _tidy(record, folder)
         if stop():  # at the very end, or while it failed: the runs that would follow must not start
             raise Interrupted
     return record
+
+
+def build_or_error(job: Job) -> Experiment | Exception:
+    """The experiment, or why it cannot be built though nothing is wrong with what was asked for (out of memory): the
+    run is to fail alone, with a record."""
+    try:
+        return build(job)
+    except UserError:
+        raise
+    except Exception as error:
+        return error
 
 
 @dataclass(frozen=True)
@@ -310,17 +339,17 @@ def _interrupted(trainer: Trainer, experiment: Experiment) -> Interrupted:
     return Interrupted()
 
 
-def _failed(experiment: Experiment, error: Exception) -> RunRecord:
+def _failed(job: Job, error: Exception) -> RunRecord:
     """The record of a run that raised, with the traceback in a file beside it; written if the disk still allows it."""
     record = RunRecord(
-        run_id=experiment.run_id,
+        run_id=job.run_id,
         status="failed",
         reason=f"{type(error).__name__}: {_first_line(error)}",
-        config=as_plain(experiment.config),
+        config=as_plain(job.config),
         versions=versions(),
-        messages=experiment.messages,
+        messages=job.messages if isinstance(job, Experiment) else [],
     )
-    folder, text = experiment.folder, "".join(traceback.format_exception(error))
+    folder, text = job.folder, "".join(traceback.format_exception(error))
     try:
         write_atomically(folder.traceback, text.encode(errors="backslashreplace"))
         folder.write_record(record)

@@ -103,8 +103,9 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
         sys.exit(0)
 
     def prepare_one(config: ExperimentConfig) -> Identity:
-        prepared = experiment.prepare(config)
-        return prepared.dataset.fingerprint, prepared.init_hash
+        job = experiment.locate(config)
+        experiment.build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
+        return job.dataset.fingerprint, job.init_hash
 
     return prepare(configs, prepare_one)
 
