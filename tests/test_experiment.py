@@ -382,7 +382,7 @@ def test_another_process_has_the_run(config):
     [
         ({"device": "mps"}, "device=mps is not on this machine: choose one of auto, cpu"),
         ({"lambda_": -1.0}, "lambda=-1 is out of range: it must be a finite number >= 0"),
-        ({"init": "nowhere.pt"}, "nowhere.pt"),
+        ({"init": "nowhere.pt"}, "init=nowhere.pt is not there: give a state dict (.safetensors, .pt, .pth) or"),
     ],
 )
 def test_prepare_refuses(config, change, line):

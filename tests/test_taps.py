@@ -5,8 +5,11 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from eat_runner.taps import NETWORK_INPUT, Call, overwritten_calls, tap
+
+stacked_modes = _get_current_function_mode_stack
 
 
 class Residual(nn.Module):
@@ -131,3 +134,46 @@ def test_hooks_come_off_when_an_exception_flies():
         model(torch.randn(1, 2, 4, 4))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert model.relu.inplace
+
+
+class Outer(TorchFunctionMode):
+    """Sees functions, as torch.device does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class UsesAMode(nn.Module):
+    def __init__(self, mode: TorchFunctionMode) -> None:
+        super().__init__()
+        self.relu, self.mode = nn.ReLU(), mode
+
+    def forward(self, x):
+        with self.mode:
+            return self.relu(x) + 1
+
+
+def test_other_modes_still_see_what_leaf_modules_do():
+    inside, outside = Outer(), Outer()
+    with outside:
+        calls = calls_of(UsesAMode(inside), torch.randn(2, 3))
+    assert [call.op for call in calls] == ["ReLU", "add"]
+    assert inside.seen == ["relu", "add"]
+    assert {"relu", "add"} <= set(outside.seen)
+    assert not stacked_modes()
+
+
+def test_an_error_inside_of_a_leaf_module_leaves_no_mode_behind():
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    with tap(model, lambda call: None):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            model(torch.randn(1, 4))
+        assert len(calls_of(model, torch.randn(1, 3))) == 2
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), tap(model, lambda call: None):
+        model(torch.randn(1, 4))
+    assert not stacked_modes()

@@ -71,7 +71,7 @@ def locate(config: ExperimentConfig) -> Job:
     one_of("schedule.name", config.schedule.name, SCHEDULES)
     device = _device(config.device)
     dataset = data.load(config.dataset, Path(config.data_dir), config.download)
-    init_hash = None if config.init is None else file_hash(_weights_file(Path(config.init)))
+    init_hash = None if config.init is None else _init_hash(Path(config.init))
     identity = run_id(config, dataset.fingerprint, init_hash)
     folder = RunFolder(Path(config.results_dir) / config.name / identity)
     return Job(config, dataset, device, init_hash, identity, folder)
@@ -374,14 +374,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _weights_file(path: Path) -> Path:
-    """The file that ``init`` names, by itself or by its run's folder. UserError where the run has a record that was
-    written for another file."""
-    run = RunFolder(path if path.is_dir() else path.parent)
-    file = run.weights if path.is_dir() else path
+def _init_hash(path: Path) -> str:
+    """Of the file that ``init`` names. UserError where it cannot be read, or its run has a record that was written for
+    another file."""
+    file = models.weights_file(path)
+    run = RunFolder(file.parent)
     if file.name == run.weights.name and run.record.exists():
         run.check_weights()
-    return file
+    try:
+        return file_hash(file)
+    except OSError as error:
+        raise UserError(f"init={path} cannot be read: {error.strerror}") from error
 
 
 def _first_line(error: Exception) -> str:

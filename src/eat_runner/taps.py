@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_leaves
 
 NETWORK_INPUT = -1
@@ -93,7 +93,8 @@ def tap(
                 stack.callback(module.register_forward_pre_hook(enter).remove)
                 stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         if functional:
-            stack.enter_context(_FunctionalCalls(recorder))
+            recorder.mode = stack.enter_context(_FunctionalCalls(recorder))
+            stack.callback(recorder.resume)
         yield
 
 
@@ -147,17 +148,30 @@ class _Recorder:
         self.trace = trace
         self.next_index = 0
         self.in_leaf = False
+        self.mode: TorchFunctionMode | None = None
+        self.paused = False
         self.path: list[str] = []  # the modules with children that are running, outermost first
         self.made_by: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # id(tensor) -> tensor, call
 
     def start(self, module: nn.Module, args: Any) -> None:
+        self.resume()  # in case the last pass ended inside of a leaf module
         self.next_index = 0
         self.in_leaf = False
         self.path.clear()
         self.made_by.clear()
 
     def enter_leaf(self, module: nn.Module, args: Any) -> None:
+        """Nothing inside of a leaf module is reported. So the mode, which costs every function there some microseconds,
+        is switched off, unless the network has put another one on top of it."""
         self.in_leaf = True
+        if self.mode is not None and _get_current_function_mode() is self.mode:
+            self.mode.__exit__(None, None, None)
+            self.paused = True
+
+    def resume(self) -> None:
+        if self.paused and self.mode is not None:
+            self.mode.__enter__()
+            self.paused = False
 
     def leave_leaf(self, name: str) -> Callable[..., Tensor | None]:
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Tensor | None:
@@ -168,6 +182,7 @@ class _Recorder:
                 inplace = getattr(module, "inplace", False) is True
                 replacement = self.report(name, type(module).__name__, module, inputs, outputs[0], inplace)
             self.in_leaf = False
+            self.resume()
             return replacement
 
         return leave

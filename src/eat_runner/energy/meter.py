@@ -1,5 +1,6 @@
 """Run a network and count what it does: exact integers for every call, and the totals of every batch."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -44,10 +45,11 @@ def measure(
     Raises UserError for other batch sizes, a network whose calls change from batch to batch, and operations that cannot
     be counted unless ``config.ignore_uncounted``; NonFiniteError for a network that has diverged.
     """
-    _refuse_nonfinite_state(model)
+    overflow_is_looked_for = np.errstate(over="ignore", invalid="ignore")
     meter = _Meter(config.threshold, split)
     first: Tensor | None = None
-    with evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
+    with overflow_is_looked_for, evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
+        _refuse_nonfinite_state(model)
         for x in batches:
             if len(x) > config.batch or meter.images % config.batch:
                 raise UserError(
@@ -71,7 +73,7 @@ def measure(
 
 def _refuse_nonfinite_state(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if not torch.isfinite(value).all():
+        if not _is_finite(value.detach()):
             raise NonFiniteError(f"{name} is not finite")
 
 
@@ -118,8 +120,7 @@ class _Counter:
     def count(self, x: Tensor, *, at: bool, signed: bool = True, check: bool = True) -> _Counted:
         """x: (images, ...). at: count at each position too. signed: may hold values below 0. check: find out whether
         all values are finite."""
-        on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-        count = self._count_numpy if on_cpu else self._count_torch
+        count = self._count_numpy if _on_cpu(x) else self._count_torch
         return count(x.detach() if x.dim() else x.detach().reshape(1), at, signed, check)
 
     def flag(self, x: Tensor) -> Tensor:
@@ -150,9 +151,10 @@ class _Counter:
         step = min(UINT8_MAX, max(1, CHUNK // positions))
         if self.flags.size < step * positions:
             self.flags = np.empty(step * positions, np.bool_)
+        buffer = self.flags[: step * positions].reshape(step, positions)
         for start in range(0, images, step):
             part = flat[start : start + step]
-            flags = self.flags[: part.size].reshape(part.shape)
+            flags = buffer[: len(part)]
             for i, (test, limit) in enumerate(tests):
                 test(part, limit, out=flags)
                 if at:
@@ -177,9 +179,20 @@ def _storage_order(x: Tensor) -> tuple[Any, tuple[int, ...]]:
 
 
 def _all_finite(flat: Any) -> bool:
-    """The sum of squares is one fast pass, and finite where all values are, unless it overflows."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+    """The sum of squares is one fast pass, and finite where all values are, unless it overflows (which NumPy must be
+    told to ignore)."""
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+
+
+def _is_finite(x: Tensor) -> bool:
+    if not _on_cpu(x):
+        return bool(torch.isfinite(x).all())
+    return _all_finite(_storage_order(x)[0].reshape(-1))
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether NumPy can look at it where it lies."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _as_ints(numbers: Sequence[Number]) -> list[int]:
@@ -264,12 +277,8 @@ class _Meter:
 
     def listen(self, call: Call) -> None:
         """The tap's listener."""
-        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (what follows is not the network's)
-            if self.floor and call.is_activation:
-                call.output.mul_(0)
-            self._count_call(call)
-
-    def _count_call(self, call: Call) -> None:
+        if self.floor and call.is_activation:
+            call.output.mul_(0)
         inputs = list(zip(call.inputs, call.producers, strict=True))
         if call.module is None:
             inputs = [(x, producer) for x, producer in inputs if not isinstance(x, nn.Parameter)]
@@ -434,7 +443,7 @@ def _parameter_counts(call: Call, counter: _Counter) -> dict[str, Any]:
         role = ROLES.get(name, "buffer")
         elements, nonzeros = f"{role}_elements", f"{role}_nonzeros"
         counts[elements] = counts.get(elements, 0) + tensor.numel()
-        counts[nonzeros] = counts.get(nonzeros, 0) + int(counter.flag(tensor.detach()).sum())
+        counts[nonzeros] = counts.get(nonzeros, 0) + int(counter.count(tensor, at=False, check=False).nonzeros)
     return counts
 
 

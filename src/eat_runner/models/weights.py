@@ -24,13 +24,19 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
     DataParallel), or the folder of a finished run. Pickled code is refused. The last layer keeps its fresh weights
     where the file's is for another number of classes. Raises UserError for every other difference.
     """
+    path = weights_file(path)
+    return adopt(module, _read(path), str(path))
+
+
+def weights_file(path: Path) -> Path:
+    """The file that ``init`` names, by itself or by its run's folder. UserError where there is none."""
     if path.is_dir():
         path = path / WEIGHTS_OF_A_RUN
     if not path.is_file():
         raise UserError(
             f"init={path} is not there: give a state dict (.safetensors, .pt, .pth) or a finished run's folder"
         )
-    return adopt(module, _read(path), str(path))
+    return path
 
 
 def adopt(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
