@@ -150,7 +150,7 @@ def choices_figure(rows: Sequence[Row], caption: str) -> Figure:
         panels = figure.subplots(len(studies), 2, squeeze=False, sharex="col", height_ratios=heights)
         for study, (left, right) in zip(studies, panels, strict=True):
             own = [row for row in rows if row["study"] == study]
-            varied = [key for key in VARIED if len({row[key] for row in own}) > 1]
+            varied = [key for key in VARIED if len({row[key] for row in own} - {None, ""}) > 1]
             for axes, measure in ((left, "accuracy"), (right, "energy_ratio")):
                 for y, row in enumerate(own):
                     colour = plots.EAT_COLOUR if row["lambda"] else plots.ST_COLOUR
