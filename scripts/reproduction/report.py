@@ -4,6 +4,7 @@ README.md in the folder is the page that shows all of them.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -297,32 +298,27 @@ LATEX = str.maketrans(
         "…": r"\ldots{}",
     }
 )
-COLUMN_GAP = 0.004  # on either side of a column, of the line's width
+OWN_NUMBER = re.compile(r"^Table \d+: (.)")  # LaTeX counts tables itself
 
 
 def latex(rows: Sequence[Row], columns: Sequence[Column], caption: str, remarks: Sequence[str] = ()) -> str:
-    """A table environment that needs no package and fits the line: columns are as wide as their longest words need,
-    cells wrap, and what a column ``note`` says stands below the table under its number."""
+    """A table environment, as wide as the line; what a column ``note`` says stands below the table under its number."""
     names = [name for name, _ in columns]
     cells = [[cell(row) for _, cell in columns] for row in rows]
     notes: dict[str, int] = {}
     if columns[-1] == NOTE:
         for line in cells:
             line[-1] = f"({notes.setdefault(line[-1], len(notes) + 1)})" if line[-1] else ""
-    longest = [
-        max(len(word) for word in " ".join(column).split() or ["-"]) for column in zip(names, *cells, strict=True)
-    ]
-    share = (1 - 2 * COLUMN_GAP * len(columns)) / sum(longest)
-    widths = "".join(f"p{{{share * length:.4f}\\linewidth}}" for length in longest)
     below = [*(f"({number}) {note}" for note, number in notes.items()), *remarks]
     lines = [" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in (names, *cells)]
     body = "\n".join(lines[1:])
     text = "".join("\n\n" + remark.replace("\n", "\n\n").translate(LATEX) for remark in below)
+    caption = OWN_NUMBER.sub(lambda found: found[1].upper(), caption)
     return (
+        "% \\usepackage{graphicx}\n"
         f"\\begin{{table}}\n\\caption{{{caption.translate(LATEX)}}}\n"
-        f"\\scriptsize\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP}\\linewidth}}\n"
-        f"\\begin{{tabular}}{{{widths}}}\n\\hline\n{lines[0]}\n\\hline\n"
-        f"{body}\n\\hline\n\\end{{tabular}}{text}\n\\end{{table}}\n"
+        f"\\resizebox{{\\linewidth}}{{!}}{{%\n\\begin{{tabular}}{{{'l' * len(columns)}}}\n"
+        f"\\hline\n{lines[0]}\n\\hline\n{body}\n\\hline\n\\end{{tabular}}}}\n\n\\scriptsize{text}\n\\end{{table}}\n"
     )
 
 
