@@ -17,8 +17,8 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (4, 2)
-    fresh_starts: tuple[int, ...] = (12, 3)
+    rounds: tuple[int, ...] = (4, 1)
+    fresh_starts: tuple[int, ...] = (12, 6)
     few_rounds: tuple[int, ...] = (9, 3)
     metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: tuple[int, ...] = (5, 1)
