@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
@@ -110,11 +111,19 @@ def no_foreign_code() -> Generator[None]:
     """Inside, what Hydra composes is checked before Hydra builds anything from it.
 
     Loggers are set up and callbacks made as soon as it has composed, and for each job anew, so nothing of ours comes
-    in between: its loader is the one place that all of them pass.
+    in between: its loader is the one place that all of them pass. And a package on a configuration's search path is
+    imported as soon as it is looked at.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import ConfigRepository
 
-    compose = ConfigLoaderImpl.load_configuration
+    compose, look_at = ConfigLoaderImpl.load_configuration, ConfigRepository.initialize_sources
+
+    def looked_at(repository: ConfigRepository, paths: ConfigSearchPath) -> None:
+        for part in paths.get_path():
+            if part.provider == "hydra.searchpath in main" and part.path and part.path.startswith("pkg:"):
+                raise _foreign("hydra.searchpath", part.path)
+        look_at(repository, paths)
 
     def composed(*args: Any, **kwargs: Any) -> DictConfig:
         config = compose(*args, **kwargs)
@@ -122,10 +131,11 @@ def no_foreign_code() -> Generator[None]:
         return config
 
     ConfigLoaderImpl.load_configuration = composed
+    ConfigRepository.initialize_sources = looked_at  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        ConfigLoaderImpl.load_configuration = compose
+        ConfigLoaderImpl.load_configuration, ConfigRepository.initialize_sources = compose, look_at
 
 
 def check_names_no_code(config: DictConfig) -> None:
