@@ -22,6 +22,7 @@ from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
+from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
 from run_folders import config, firing, write_run
 
@@ -148,6 +149,8 @@ def test_cifar10_is_the_official_one_where_it_is_and_else_the_labelled_jpeg_copy
 
     assert job().cell.dataset == "CIFAR-10"
     (tmp_path / "CIFAR10-jpeg").mkdir()
+    [downloaded] = jobs(SCALES["slim"], tmp_path, ["cifar10_resnet18"], download=True)
+    assert (downloaded.cell.dataset, downloaded.data_dir) == ("CIFAR-10", tmp_path)
     jpeg = job()
     assert (jpeg.cell.dataset, jpeg.cell.name) == (JPEG_LABEL, "cifar10_jpeg_resnet18")
     assert jpeg.data_dir == tmp_path / "CIFAR10-jpeg"
@@ -602,6 +605,31 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert reproduce.exit_code([unfinished, absent], tmp_path) == 75
     failed = write_run(tmp_path / RUNS / "gtsrb_resnet18", config(7, 0, "gtsrb"), status="failed")
     assert reproduce.exit_code([replace(here, run_ids=(*here.run_ids, failed.path.name))], tmp_path) == 1
+
+
+def test_a_damaged_record_stops_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, _ = handmade(tmp_path / "slim").cells
+    record = tmp_path / "slim" / RUNS / here.name / here.run_ids[0] / "record.json"
+    record.write_text("{")
+    assert reproduce.exit_code([here], tmp_path / "slim") == 1
+    assert capsys.readouterr().err == f"reproduce-paper: {record} is damaged: delete it to repeat the run\n"
+    unfinished = replace(here, run_ids=(*here.run_ids, "never-run"))
+    assert reproduce.exit_code([unfinished], tmp_path / "slim") == 75
+    (tmp_path / "slim").rename(tmp_path / "full")
+    handmade(tmp_path / "slim")
+    assert " 7 of 8 runs are done." in report._Page(tmp_path / "slim", read_plan(tmp_path / "slim")).full_scale(TABLE1)
+    assert reproduce.command(["--report-only", "--results", str(tmp_path)]) == 1  # of the scale that has a plan: full
+    assert (tmp_path / "full" / "README.md").exists()
+    assert not (tmp_path / "slim" / "README.md").exists()
+
+
+def test_finished_runs_that_a_new_plan_has_no_place_for_are_not_forgotten(tmp_path: Path) -> None:
+    here, absent = handmade(tmp_path).cells
+    reproduce.refuse_to_forget([here, absent], tmp_path)
+    reproduce.refuse_to_forget([replace(here, run_ids=(*here.run_ids, "another"))], tmp_path)
+    with pytest.raises(UserError, match=r"holds 2 finished runs of gtsrb_resnet18 that this plan has no place for"):
+        reproduce.refuse_to_forget([replace(here, run_ids=(*here.run_ids[2:], "another"))], tmp_path)
+    reproduce.refuse_to_forget([here], tmp_path / "no_plan_yet")
 
 
 def test_a_run_that_another_cell_has_is_taken_over(tmp_path: Path) -> None:

@@ -200,12 +200,14 @@ class Job:
     data_dir: Path
 
 
-def jobs(scale: Scale, data_dir: Path, experiments: Sequence[str] = tuple(EXPERIMENTS)) -> list[Job]:
-    """Every cell of a scale, without run ids: those need the data."""
-    return [_job(scale, experiment, data_dir) for experiment in experiments]
+def jobs(
+    scale: Scale, data_dir: Path, experiments: Sequence[str] = tuple(EXPERIMENTS), download: bool = False
+) -> list[Job]:
+    """Every cell of a scale, without run ids: those need the data. download: so no copy stands in for CIFAR-10."""
+    return [_job(scale, experiment, data_dir, download) for experiment in experiments]
 
 
-def _job(scale: Scale, experiment: str, data_dir: Path) -> Job:
+def _job(scale: Scale, experiment: str, data_dir: Path, download: bool) -> Job:
     kind = EXPERIMENTS[experiment]
     dataset = next((name for name in DATASETS if name in experiment), "gtsrb")
     network = next((name for name in NETWORKS if name in experiment), "resnet18")
@@ -215,7 +217,8 @@ def _job(scale: Scale, experiment: str, data_dir: Path) -> Job:
         cell = replace(cell, dataset=f"digits in place of {DATASETS[dataset]}")
         return Job(cell, (*overrides, f"dataset.train_limit={SMOKE_IMAGES[dataset]}"), data_dir)
     jpeg = data_dir / JPEG_COPY
-    if dataset == "cifar10" and jpeg.is_dir() and not any((data_dir / name).exists() for name in OFFICIAL_CIFAR10):
+    official = download or any((data_dir / name).exists() for name in OFFICIAL_CIFAR10)
+    if dataset == "cifar10" and jpeg.is_dir() and not official:
         name = experiment.replace("cifar10", "cifar10_jpeg")
         cell = replace(cell, name=name, dataset=JPEG_LABEL)
         # image size and augmentation of conf/dataset/cifar10.yaml

@@ -21,6 +21,7 @@ from reproduction.cells import (
     CHOICES,
     JPEG_COPY,
     JPEG_LABEL,
+    PLAN,
     RUNS,
     SCALES,
     TABLE1,
@@ -33,26 +34,32 @@ from reproduction.cells import (
 )
 
 PROGRAM = "reproduce-paper"
+DAMAGED = "damaged"
 
 
 def command(arguments: Sequence[str], description: str | None = None) -> int:
     """Run the command line; the exit code. description: for --help. Raises UserError for bad input."""
     options = _parser(description).parse_args(arguments)
     if options.report_only:
-        folder = options.results / (options.scale or "slim")
+        planned_scales = (name for name in SCALES if (options.results / name / PLAN).exists())
+        folder = options.results / (options.scale or next(planned_scales, "slim"))
         print(report.write(folder))
         return exit_code(read_plan(folder).cells, folder)
     scale, on_gpu = choose_scale(options.scale)
     folder: Path = options.results / scale.name
     where = f"({'a' if on_gpu else 'no'} CUDA GPU), results in {folder}"
     print(f"{PROGRAM}: scale {scale.name} {where}", *dict.fromkeys(scale.captions.values()), sep="\n", flush=True)
-    planned = plan_all(jobs(scale, options.data_dir), scale, folder, on_gpu, options.download)
+    planned = plan_all(
+        jobs(scale, options.data_dir, download=options.download), scale, folder, on_gpu, options.download
+    )
     cells = tuple(one.cell for one in planned)
+    refuse_to_forget(cells, folder)
     Plan(scale.name, scale.captions, scale.briefs, f"make reproduce-paper SCALE={scale.name}", cells).write(folder)
     print(summary(planned), flush=True)
     try:
         run_all(planned, folder)
     except SystemExit as stopped:
+        print(f"{PROGRAM}: stopped: the same command continues; --report-only shows what is done", file=sys.stderr)
         return CONTINUE_ME if stopped.code == CONTINUE_ME else RUN_FAILED
     print(report.write(folder), flush=True)
     return exit_code(cells, folder)
@@ -64,6 +71,22 @@ def choose_scale(name: str | None) -> tuple[Scale, bool]:
 
     on_gpu = torch.cuda.is_available()
     return SCALES[name or ("full" if on_gpu else "slim")], on_gpu
+
+
+def refuse_to_forget(cells: Sequence[Cell], folder: Path) -> None:
+    """UserError where the folder's plan has finished runs that the new one has no place for: with other settings (bf16
+    on a GPU) or other data (the JPEG copy) the tables would drop them."""
+    now = {cell.experiment: set(cell.run_ids) for cell in cells}
+    before: Sequence[Cell] = ()
+    with suppress(UserError):  # no plan yet, or a damaged one
+        before = read_plan(folder).cells
+    for cell in before:
+        others = set(cell.run_ids) - now.get(cell.experiment, set())
+        if lost := sum(_status(_run_folder(folder, cell, identity)) == "finished" for identity in others):
+            raise UserError(
+                f"{folder} holds {lost} finished runs of {cell.name} that this plan has no place for (made with other "
+                "settings, or of other data): give another --results, or move the folder away"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,7 @@ def plan_cell(
     cell = replace(job.cell, run_ids=tuple(by_id), content=content)
     for identity in by_id:
         take_over(folder / RUNS, cell.name, identity)
-    todo = tuple(i for i in by_id if status(_run_folder(folder, cell, i)) not in FINAL)
+    todo = tuple(i for i in by_id if _status(_run_folder(folder, cell, i)) not in {*FINAL, DAMAGED})
     alike: dict[tuple[bool, str], list[ExperimentConfig]] = {}
     for config in (by_id[i] for i in todo if i not in elsewhere):
         alike.setdefault((config.is_baseline, repr(config.model)), []).append(config)
@@ -158,12 +181,20 @@ def _without_data(cell: Cell, folder: Path, reason: str) -> Cell:
         before = [c for c in read_plan(folder).cells if c.experiment == cell.experiment and c.run_ids]
     if not before:
         return replace(cell, missing=reason)
-    complete = all(status(_run_folder(folder, before[0], identity)) in FINAL for identity in before[0].run_ids)
+    complete = all(_status(_run_folder(folder, before[0], identity)) in FINAL for identity in before[0].run_ids)
     return replace(before[0], missing="" if complete else reason)
 
 
 def _run_folder(folder: Path, cell: Cell, identity: str) -> RunFolder:
     return RunFolder(folder / RUNS / cell.name / identity)
+
+
+def _status(run: RunFolder) -> str:
+    """The status; ``damaged`` where the record cannot be read, which stops no other run."""
+    try:
+        return status(run)
+    except UserError:
+        return DAMAGED
 
 
 def take_over(runs: Path, name: str, identity: str) -> None:
@@ -187,7 +218,7 @@ def _state(one: PlannedCell, folder: Path) -> str:
     runs = one.cell.run_ids
     if not runs:
         return one.cell.missing
-    done = sum(status(_run_folder(folder, one.cell, identity)) in FINAL for identity in runs)
+    done = sum(_status(_run_folder(folder, one.cell, identity)) in FINAL for identity in runs)
     text = f"{len(runs)} runs, {done} done" + (f", {_duration(one.seconds)} to go" if one.todo else "")
     return text + (f"; the others cannot be run: {one.cell.missing}" if one.cell.missing else "")
 
@@ -234,10 +265,15 @@ def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
 
 
 def exit_code(cells: Sequence[Cell], folder: Path) -> int:
-    """What lies on disk says: 75 there is more to do; 1 done, but data are missing or a run failed; 0 complete."""
+    """What lies on disk says: 75 there is more to do; 1 done, but data are missing, a run failed, or its record is
+    damaged, which is said; 0 complete."""
     missing = any(cell.missing for cell in cells)
-    there = [cell for cell in cells if not cell.missing]
-    statuses = {status(_run_folder(folder, cell, identity)) for cell in there for identity in cell.run_ids}
+    statuses: set[str] = set()
+    for run in (_run_folder(folder, cell, identity) for cell in cells if not cell.missing for identity in cell.run_ids):
+        statuses.add(_status(run))
+        if DAMAGED in statuses:
+            print(f"{PROGRAM}: {run.record} is damaged: delete it to repeat the run", file=sys.stderr, flush=True)
+            statuses = statuses - {DAMAGED} | {"failed"}
     if statuses - FINAL - {"failed"}:
         return CONTINUE_ME
     return RUN_FAILED if "failed" in statuses or missing else 0
@@ -245,7 +281,9 @@ def exit_code(cells: Sequence[Cell], folder: Path) -> int:
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=description, allow_abbrev=False)
-    parser.add_argument("--scale", choices=SCALES, help="default: full with a CUDA GPU, slim without")
+    parser.add_argument(
+        "--scale", choices=SCALES, help="default: full with a CUDA GPU, slim without; of a report, what is planned"
+    )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
     parser.add_argument(
         "--results", type=Path, default=Path("results/reproduction"), help="results go to <this>/<scale>"

@@ -124,7 +124,7 @@ def _heat_map(axes: Axes, rows: Sequence[Row], measure: str, low: float, high: f
 
 STUDIES = {  # of tables.choices: what they vary
     "choices": "The penalty's normalisation and scope",
-    "choices_augmentation": "Crops and rotations of the images",
+    "choices_augmentation": "Crops, rotations and flips of the images",
     "choices_vgg16": "VGG16's head",
 }
 VARIED = {  # column of tables.choices: how a value is named
@@ -133,6 +133,7 @@ VARIED = {  # column of tables.choices: how a value is named
     "scope": "{}",
     "crop_padding": "crops {} px",
     "rotation_degrees": "rotations ±{:g}°",
+    "flip": "flips: {}",
     "lambda": "λ {:g}",
 }
 ROW_INCHES = 0.22

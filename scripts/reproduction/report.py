@@ -109,7 +109,13 @@ def finished_runs(folder: Path, kind: str) -> tuple[int, int]:
     except UserError:
         return 0, 0
     runs = [RunFolder(folder / RUNS / cell.name / identity) for cell in cells for identity in cell.run_ids]
-    return sum(run.record.exists() and run.read_record().status == "finished" for run in runs), len(runs)
+    return sum(_is_finished(run) for run in runs), len(runs)
+
+
+def _is_finished(run: RunFolder) -> bool:
+    with suppress(UserError):  # not there, or damaged
+        return run.read_record().status == "finished"
+    return False
 
 
 # --- the parts of the page -----------------------------------------------------------------------------------------
@@ -392,6 +398,7 @@ CHOICES_COLUMNS: tuple[Column, ...] = (
     ("scope", _text("scope")),
     ("crop padding", _text("crop_padding")),
     ("rotation", _text("rotation_degrees")),
+    ("flip", _text("flip")),
     ("λ", _short("lambda")),
     ("seeds", _short("seeds")),
     ("accuracy", _real("accuracy", 3)),
