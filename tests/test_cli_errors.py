@@ -259,7 +259,7 @@ def test_a_mistake_in_somebodys_experiment_file(name: str, command: Command, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["experiment"]
 
 
-@pytest.mark.parametrize("scheme", ["pkg://", "pkg:"])
+@pytest.mark.parametrize("scheme", ["pkg://", "PKG://", "structured://", "odd://"])
 def test_no_package_is_imported_for_somebodys_config(
     scheme: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,9 +267,8 @@ def test_no_package_is_imported_for_somebodys_config(
     (tmp_path / "planted" / "__init__.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
     (tmp_path / "mine.yaml").write_text(f"defaults: [config, _self_]\nhydra: {{searchpath: ['{scheme}planted']}}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    code, said = command(f"--config-dir {tmp_path} --config-name mine")
-    assert code == 2
-    assert said.startswith("eat-run: error: hydra.searchpath")
+    line = f"eat-run: error: hydra.searchpath names code ({scheme}planted), {CODE}\n"
+    assert command(f"--config-dir {tmp_path} --config-name mine") == (2, line)
     assert not (tmp_path / "mark").exists()
 
 

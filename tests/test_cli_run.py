@@ -55,7 +55,10 @@ class FakeExperiment(ModuleType):
 
     def plan(self, configs: list[ExperimentConfig]) -> list[SimpleNamespace]:
         states = ["finished", "missing", "interrupted"]
-        return [SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i) for i, _ in enumerate(configs)]
+        return [
+            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="")
+            for i, _ in enumerate(configs)
+        ]
 
 
 Command = Callable[[str], int]

@@ -13,6 +13,7 @@ from eat_runner.config import MeterConfig
 from eat_runner.energy.counts import FLOOR_BATCH, Counts, Kind, LayerCounts
 from eat_runner.energy.meter import NonFiniteError, measure
 from eat_runner.errors import UserError
+from eat_runner.taps import tap
 
 THRESHOLD = 2.0**-126
 
@@ -246,6 +247,74 @@ def test_a_network_that_overwrites_its_own_input(first: nn.Module) -> None:
     floor = next(batch for batch in counts.batches if batch.batch == FLOOR_BATCH)
     before = 1 if isinstance(first, nn.ReLU) else 2  # calls that read the images as they came
     assert (floor.input_nonzeros, floor.output_nonzeros) == (7 * before, 7 * (before - 1))
+
+
+class Erased(nn.Module):
+    """Part of what a convolution made is erased, in one of three ways, before an activation works in place."""
+
+    def __init__(self, how: str, inplace: bool) -> None:
+        super().__init__()
+        self.first, self.relu, self.second = nn.Conv2d(1, 2, 1), nn.ReLU(inplace), nn.Conv2d(2, 1, 1)
+        self.how = how
+        for parameter in self.parameters():
+            nn.init.ones_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.how == "item":
+            y[:, :1] = 0
+        elif self.how == "view":
+            y.detach()[:, :1] = 0
+        return self.second(self.relu(y))
+
+
+@pytest.mark.parametrize("how", ["item", "view"])
+def test_what_changed_between_two_calls_is_not_counted_as_it_was(how: str) -> None:
+    x = torch.ones(2, 1, 2, 3)
+    for _ in range(2):
+        counts = meter(Erased(how, inplace=False), x, x, x)
+        rows = {row.name: row for row in counts.layers}
+        assert (rows["relu"].input_nonzeros, rows["second"].input_nonzeros) == (3 * 12, 3 * 12)
+    with pytest.raises(UserError, match="relu overwrites what no counted call has made: build it with inplace=False"):
+        meter(Erased(how, inplace=True), x)
+
+
+def test_nothing_is_overwritten_by_dropout_in_evaluation() -> None:
+    x = torch.tensor([[1.0, 0, 3]])
+
+    class SecondDropped(OverwritesTheSecond):
+        def __init__(self) -> None:
+            super().__init__(inplace=False)
+            self.relu = nn.Dropout(inplace=True)
+
+    [row] = [row for row in meter(SecondDropped(), x, ignore_uncounted=True).layers if row.op == "Dropout"]
+    assert (row.input_nonzeros, row.output_nonzeros) == (2, 2)
+
+
+def test_a_compiled_network_is_measured_as_it_is() -> None:
+    model, x = Erased("", inplace=True), torch.randn(4, 1, 3, 3)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    assert meter(compiled, x, x, floor=True) == meter(model, x, x, floor=True)
+
+
+def test_parameters_of_no_elements_and_of_other_types() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1))
+    model[0].register_buffer("none", torch.empty(0))
+    model[0].register_buffer("nothing", torch.empty(3, 0))
+    model[0].register_buffer("complex", torch.tensor([0, 1j, 2]))
+    model[0].register_buffer("integers", torch.tensor([0, 1, 2]))
+    [row] = meter(model, torch.ones(1, 1, 2, 2), threshold=1.5).layers
+    assert (row.buffer_elements, row.buffer_nonzeros) == (6, 2 + 2)  # what is no float counts where it is not 0
+
+
+def test_a_tap_around_a_measurement_sees_the_network_alone() -> None:
+    model, x = Erased("", inplace=True), torch.randn(4, 1, 3, 3)
+    seen: list[str] = []
+    with tap(model, lambda call: seen.append(call.name)):
+        inside = meter(model, x, x)
+    assert seen == ["first", "relu", "second"] * 2
+    assert inside == meter(model, x, x)
 
 
 class Pair(nn.Module):

@@ -127,7 +127,9 @@ def plan_cell(
         # the paper names no precision, and bf16 takes half the time
         configs = [replace(c, trainer=replace(c.trainer, precision="bf16")) for c in configs]
     try:
-        fingerprint = experiment.locate(configs[0]).dataset.fingerprint
+        located = experiment.locate(configs[0])
+        experiment.build_or_error(located)  # so that a UserError is this cell's
+        fingerprint = located.dataset.fingerprint
         content = _content(job.data_dir) if job.cell.dataset == JPEG_LABEL else ""
     except UserError as error:
         return PlannedCell(_without_data(job.cell, folder, _how_to_get(error)), {})

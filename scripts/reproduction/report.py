@@ -308,7 +308,7 @@ OWN_NUMBER = re.compile(r"^Table \d+: (.)")  # LaTeX counts tables itself
 
 
 def latex(rows: Sequence[Row], columns: Sequence[Column], caption: str, remarks: Sequence[str] = ()) -> str:
-    """A table environment, as wide as the line; what a column ``note`` says stands below the table under its number."""
+    """A table environment, not wider than the line; what a column ``note`` says stands below the table, numbered."""
     names = [name for name, _ in columns]
     cells = [[cell(row) for _, cell in columns] for row in rows]
     notes: dict[str, int] = {}
@@ -323,7 +323,8 @@ def latex(rows: Sequence[Row], columns: Sequence[Column], caption: str, remarks:
     return (
         "% \\usepackage{graphicx}\n"
         f"\\begin{{table}}\n\\caption{{{caption.translate(LATEX)}}}\n"
-        f"\\resizebox{{\\linewidth}}{{!}}{{%\n\\begin{{tabular}}{{{'l' * len(columns)}}}\n"
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
+        f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n"
         f"\\hline\n{lines[0]}\n\\hline\n{body}\n\\hline\n\\end{{tabular}}}}\n\n\\scriptsize{text}\n\\end{{table}}\n"
     )
 

@@ -137,31 +137,36 @@ def build_or_error(job: Job) -> Experiment | Exception:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that would be made. status: as in its record, or ``missing``. seconds: what is expected to be left."""
+    """A run that would be made. status: as in its record, or ``missing``. seconds: what is expected to be left; 0 where
+    the network cannot be built, which ``reason`` tells."""
 
     run_id: str
     folder: Path
     status: str
     seconds: float
+    reason: str = ""
 
 
 def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
     """What the configurations would run, what is done, and how long the rest takes: measured over a few steps, once for
     the runs that differ only in lambda and seed. Runs of the same identity are listed once. Nothing is written."""
     planned: dict[str, PlannedRun] = {}
-    prepared: dict[str, Experiment] = {}
+    prepared: dict[str, tuple[Job, Experiment | Exception]] = {}
     seconds: dict[str, float] = {}
     for config in configs:
         key = preparation(config)
         if key not in prepared:
-            prepared[key] = prepare(config)
-        example = prepared[key]
-        identity = run_id(config, example.dataset.fingerprint, example.init_hash)
+            job = locate(config)
+            prepared[key] = job, build_or_error(job)
+        job, built = prepared[key]
+        identity = run_id(config, job.dataset.fingerprint, job.init_hash)
         folder = RunFolder(Path(config.results_dir) / config.name / identity)
-        status = _status(folder)
-        if status not in FINAL and key not in seconds:
-            seconds[key] = expected_seconds(example)
-        planned[identity] = PlannedRun(identity, folder.path, status, 0.0 if status in FINAL else seconds[key])
+        status, reason = _status(folder), ""
+        if isinstance(built, Exception):
+            seconds[key], reason = 0.0, _reason(built)
+        elif status not in FINAL and key not in seconds:
+            seconds[key] = expected_seconds(built)
+        planned[identity] = PlannedRun(identity, folder.path, status, 0.0 if status in FINAL else seconds[key], reason)
     return list(planned.values())
 
 
@@ -344,7 +349,7 @@ def _failed(job: Job, error: Exception) -> RunRecord:
     record = RunRecord(
         run_id=job.run_id,
         status="failed",
-        reason=f"{type(error).__name__}: {_first_line(error)}",
+        reason=_reason(error),
         config=as_plain(job.config),
         versions=versions(),
         messages=job.messages if isinstance(job, Experiment) else [],
@@ -358,6 +363,10 @@ def _failed(job: Job, error: Exception) -> RunRecord:
         with suppress(OSError):  # an older record, such as interrupted, would tell something else
             folder.record.unlink(missing_ok=True)
     return record
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _has_cpp_compiler() -> bool:

@@ -36,6 +36,7 @@ class Call:
     args, kwargs: of a functional operation, as it was called. inplace: the module's flag, or, for a functional
     operation, whether it returned one of its inputs: then the input has been overwritten by now.
     producers: for each input the index of the call that made it; NETWORK_INPUT for a tensor that no call made.
+    versions: of the inputs, in front of the call; where an input has another one now, the call has overwritten it.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     inplace: bool = False
     producers: tuple[int, ...] = ()
+    versions: tuple[int, ...] = ()
 
     @property
     def is_activation(self) -> bool:
@@ -75,8 +77,8 @@ def tap(
 
     functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
     returns no tensor is left out; an operation that returns several (``chunk``) is one call for each. Each forward pass
-    counts from index 0. modules: where there are no functional operations to report, only the calls of these leaf
-    modules are, numbered among themselves.
+    counts from index 0. Without ``functional`` a call has no producers and versions. modules: where there are no
+    functional operations to report, only the calls of these leaf modules are, numbered among themselves.
     """
     with ExitStack() as stack:
         recorder = _Recorder(listener, trace=functional)
@@ -84,14 +86,16 @@ def tap(
         for name, module in model.named_modules():
             if not any(module.children()):
                 if functional:
-                    stack.callback(module.register_forward_pre_hook(recorder.enter_leaf).remove)
+                    enter = module.register_forward_pre_hook(recorder.enter_leaf, with_kwargs=True)
+                    stack.callback(enter.remove)
                 if functional or modules is None or module in modules:
                     leave = recorder.leave_leaf(name)
-                    stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+                    hook = module.register_forward_hook(leave, with_kwargs=True, always_call=functional)
+                    stack.callback(hook.remove)
             elif functional:
-                enter, leave = recorder.container(name)
-                stack.callback(module.register_forward_pre_hook(enter).remove)
-                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+                begin, end = recorder.container(name)
+                stack.callback(module.register_forward_pre_hook(begin).remove)
+                stack.callback(module.register_forward_hook(end, always_call=True).remove)
         if functional:
             recorder.mode = stack.enter_context(_FunctionalCalls(recorder))
             stack.callback(recorder.resume)
@@ -140,6 +144,11 @@ def tensors_in(values: Any) -> tuple[Tensor, ...]:
     return tuple(value for value in tree_leaves(values) if isinstance(value, Tensor))
 
 
+def _versions(values: Any) -> tuple[int, ...]:
+    with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (to read a version is a function, too)
+        return tuple(x._version for x in tensors_in(values))
+
+
 class _Recorder:
     """Turns hooks into calls, and knows where in the network the forward pass is."""
 
@@ -147,24 +156,23 @@ class _Recorder:
         self.listener = listener
         self.trace = trace
         self.next_index = 0
-        self.in_leaf = False
+        self.leaves: list[tuple[int, ...]] = []  # leaf modules that are running: the versions of their inputs
         self.mode: TorchFunctionMode | None = None
         self.paused = False
         self.path: list[str] = []  # the modules with children that are running, outermost first
         self.made_by: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # id(tensor) -> tensor, call
 
     def start(self, module: nn.Module, args: Any) -> None:
-        self.resume()  # in case the last pass ended inside of a leaf module
         self.next_index = 0
-        self.in_leaf = False
+        self.leaves.clear()
         self.path.clear()
         self.made_by.clear()
 
-    def enter_leaf(self, module: nn.Module, args: Any) -> None:
-        """Nothing inside of a leaf module is reported. So the mode, which costs every function there some microseconds,
-        is switched off, unless the network has put another one on top of it."""
-        self.in_leaf = True
-        if self.mode is not None and _get_current_function_mode() is self.mode:
+    def enter_leaf(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """No function inside of a leaf module is reported. So the mode, which costs every function there some
+        microseconds, is switched off, unless the network has put another one on top of it."""
+        self.leaves.append(_versions((args, kwargs) if kwargs else args))
+        if len(self.leaves) == 1 and self.mode is not None and _get_current_function_mode() is self.mode:
             self.mode.__exit__(None, None, None)
             self.paused = True
 
@@ -175,14 +183,24 @@ class _Recorder:
 
     def leave_leaf(self, name: str) -> Callable[..., Tensor | None]:
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Tensor | None:
-            outputs = tensors_in(output)
+            try:
+                return report(module, args, kwargs, output, self.leaves[-1] if self.trace else ())
+            finally:
+                if self.trace:
+                    self.leaves.pop()
+                if not self.leaves:
+                    self.resume()
+
+        def report(
+            module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any, versions: tuple[int, ...]
+        ) -> Tensor | None:
+            outputs = tensors_in(output)  # None where the module has raised
             replacement = None
             if outputs:
                 inputs = tensors_in((args, kwargs) if kwargs else args)
                 inplace = getattr(module, "inplace", False) is True
-                replacement = self.report(name, type(module).__name__, module, inputs, outputs[0], inplace)
-            self.in_leaf = False
-            self.resume()
+                op = type(module).__name__
+                replacement = self.report(name, op, module, inputs, outputs[0], inplace, versions=versions)
             return replacement
 
         return leave
@@ -207,10 +225,11 @@ class _Recorder:
         inplace: bool,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
+        versions: tuple[int, ...] = (),
     ) -> Tensor | None:
         """Tell the listener; returns what it puts in the output's place."""
         producers = tuple(self._producer(x) for x in inputs) if self.trace else ()
-        call = Call(self.next_index, name, op, module, inputs, output, args, kwargs or {}, inplace, producers)
+        call = Call(self.next_index, name, op, module, inputs, output, args, kwargs or {}, inplace, producers, versions)
         self.next_index += 1
         replacement = self.listener(call)
         if self.trace:
@@ -234,25 +253,25 @@ class _FunctionalCalls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         recorder = self.recorder
-        if recorder.in_leaf or not recorder.path:
+        if recorder.leaves or not recorder.path:
             return func(*args, **kwargs)
-        inplace = kwargs.get("inplace") is True
+        versions = _versions((args, kwargs))
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
-            replacement = self._report(func, args, kwargs, result, inplace)
+            replacement = self._report(func, args, kwargs, result, versions)
             return result if replacement is None else replacement
         if isinstance(result, tuple | list) and tensors_in(result):
-            outputs = [(r, self._report(func, args, kwargs, r, inplace)) for r in result if isinstance(r, Tensor)]
+            outputs = [(r, self._report(func, args, kwargs, r, versions)) for r in result if isinstance(r, Tensor)]
             replaced = {id(old): new for old, new in outputs if new is not None}
             return type(result)(replaced.get(id(r), r) for r in result) if replaced else result
         return result
 
-    def _report(self, func: Any, args: Any, kwargs: Any, output: Tensor, inplace: bool) -> Tensor | None:
+    def _report(self, func: Any, args: Any, kwargs: Any, output: Tensor, versions: tuple[int, ...]) -> Tensor | None:
         inputs = tensors_in((args, kwargs))
         op = _function_name(func)
         name = f"{self.recorder.path[-1]}:{op}".lstrip(":")
-        inplace = inplace or any(output is x for x in inputs)
-        return self.recorder.report(name, op, None, inputs, output, inplace, tuple(args), kwargs)
+        inplace = kwargs.get("inplace") is True or any(output is x for x in inputs)
+        return self.recorder.report(name, op, None, inputs, output, inplace, tuple(args), kwargs, versions)
 
 
 def _function_name(func: Any) -> str:

@@ -121,7 +121,8 @@ def no_foreign_code() -> Generator[None]:
 
     def looked_at(repository: ConfigRepository, paths: ConfigSearchPath) -> None:
         for part in paths.get_path():
-            if part.provider == "hydra.searchpath in main" and part.path and part.path.startswith("pkg:"):
+            scheme, colon, _ = (part.path or "").partition(":")  # a single letter is a drive
+            if part.provider == "hydra.searchpath in main" and colon and len(scheme) > 1 and scheme != "file":
                 raise _foreign("hydra.searchpath", part.path)
         look_at(repository, paths)
 

@@ -116,11 +116,13 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
 def _no_garbage_collection() -> Generator[None]:
     """While torch and all that it brings are imported: a quarter of that time would go into looking for garbage among
     hundreds of thousands of objects that all stay."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def task(config: DictConfig) -> str:
@@ -234,7 +236,8 @@ def print_plan(runs: "list[PlannedRun]") -> None:
     width = max(len(run.run_id) for run in runs)
     todo = [run for run in runs if run.status not in FINAL]
     for run in runs:
-        print(f"{run.run_id:{width}}  {run.status:11}  {_duration(run.seconds) if run in todo else ''}".rstrip())
+        left = run.reason or (_duration(run.seconds) if run in todo else "")
+        print(f"{run.run_id:{width}}  {run.status:11}  {left}".rstrip())
     time = f", about {_duration(sum(run.seconds for run in todo))}" if todo else ""
     print(f"{len(runs)} runs: {len(runs) - len(todo)} done, {len(todo)} to do{time}")
 

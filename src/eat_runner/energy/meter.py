@@ -40,16 +40,20 @@ def measure(
 
     Every batch has ``config.batch`` images, the last one may have fewer. floor: meter the first batch once more with
     every activation output multiplied by 0. on_output: gets what the network returned for each batch.
-    The model runs in evaluation mode without gradients and is left as it was.
+    The model runs in evaluation mode without gradients and is left as it was; one that works in place on its input
+    overwrites the batches. A compiled one (torch.compile) is run eagerly.
 
     Raises UserError for other batch sizes, a network whose calls change from batch to batch, and operations that cannot
     be counted unless ``config.ignore_uncounted``; NonFiniteError for a network that has diverged.
     """
-    overflow_is_looked_for = np.errstate(over="ignore", invalid="ignore")
+    model = getattr(
+        model, "_orig_mod", model
+    )  # of a compiled network: a compiler would not let anybody look in between
     meter = _Meter(config.threshold, split)
     first: Tensor | None = None
-    with overflow_is_looked_for, evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
-        _refuse_nonfinite_state(model)
+    with evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
+        with _overflow_is_looked_for():
+            _refuse_nonfinite_state(model)
         for x in batches:
             if len(x) > config.batch or meter.images % config.batch:
                 raise UserError(
@@ -69,6 +73,11 @@ def measure(
         if floor:
             meter.run(model, first, floor=True)
     return Counts(meter.layers(), meter.batches, config.batch, config.threshold, meter.uncounted)
+
+
+def _overflow_is_looked_for() -> np.errstate:
+    """So NumPy need not warn of it."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _refuse_nonfinite_state(model: nn.Module) -> None:
@@ -122,6 +131,12 @@ class _Counter:
         all values are finite."""
         count = self._count_numpy if _on_cpu(x) else self._count_torch
         return count(x.detach() if x.dim() else x.detach().reshape(1), at, signed, check)
+
+    def total(self, x: Tensor) -> int:
+        """All values of x that count, of whatever type and shape, none included."""
+        if x.numel() and _on_cpu(x):
+            return int(self.count(x, at=False, check=False).nonzeros)
+        return int(self.flag(x).sum())
 
     def flag(self, x: Tensor) -> Tensor:
         """Boolean, of the shape of ``x``: which values count."""
@@ -252,7 +267,6 @@ class _Meter:
         self.made: dict[int, _Counted] = {}  # by call; NETWORK_INPUT for the batch itself
         self.finite: list[tuple[str, Tensor]] = []
         self.seen: list[_Seen] = []
-        self.made[NETWORK_INPUT] = self._count("the network", x, at=NETWORK_INPUT in self.wanted)
 
     @property
     def uncounted(self) -> tuple[str, ...]:
@@ -262,7 +276,9 @@ class _Meter:
     def run(self, model: nn.Module, x: Tensor, floor: bool = False) -> Any:
         """Meter one batch and return what the network returned. The floor batch is not added to the layers."""
         self._start(x, floor)
-        output = model(x)
+        with _overflow_is_looked_for():
+            self.made[NETWORK_INPUT] = self._count("the network", x, at=NETWORK_INPUT in self.wanted)
+            output = model(x)
         if self.finite and not all(torch.stack([finite for _, finite in self.finite]).tolist()):
             raise _nonfinite(next(name for name, finite in self.finite if not finite))
         if len(self.seen) != len(self.calls):
@@ -277,17 +293,21 @@ class _Meter:
 
     def listen(self, call: Call) -> None:
         """The tap's listener."""
-        if self.floor and call.is_activation:
-            call.output.mul_(0)
-        inputs = list(zip(call.inputs, call.producers, strict=True))
+        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (what follows is not the network's)
+            if self.floor and call.is_activation:
+                call.output.mul_(0)
+            self._count_call(call)
+
+    def _count_call(self, call: Call) -> None:
+        inputs = list(zip(call.inputs, call.producers, call.versions, strict=True))
         if call.module is None:
-            inputs = [(x, producer) for x, producer in inputs if not isinstance(x, nn.Parameter)]
-        input_elements, output_elements = sum(x.numel() for x, _ in inputs), call.output.numel()
+            inputs = [read for read in inputs if not isinstance(read[0], nn.Parameter)]
+        input_elements, output_elements = sum(x.numel() for x, _, _ in inputs), call.output.numel()
         work = self.works.get((call.index, output_elements))
         if work is None:
             work = self.works[call.index, output_elements] = describe(call)
-        layer = self._layer(call, work, tuple(producer for _, producer in inputs))
-        read = [self._input(call, x, producer) for x, producer in inputs]
+        layer = self._layer(call, work, tuple(producer for _, producer, _ in inputs))
+        read = [self._input(call, x, producer, version) for x, producer, version in inputs]
         input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
         moved = work.kind == Kind.VIEW and input_elements == output_elements
         if work.kind in PASSES_ON_NONFINITE:
@@ -308,12 +328,12 @@ class _Meter:
             raise _changed()
         return layer
 
-    def _input(self, call: Call, x: Tensor, producer: int) -> _Counted:
+    def _input(self, call: Call, x: Tensor, producer: int, version: int) -> _Counted:
         """What an operation that works in place has overwritten by now was counted when it was made."""
         counted = None if producer == NETWORK_INPUT and x is not self.network_input else self.made.get(producer)
-        if counted is not None and (counted.version == x._version or call.output is x):
+        if counted is not None and counted.version == version:
             return counted
-        if counted is None and call.output is x and call.inplace:
+        if x._version != version:
             raise UserError(f"{call.name} overwrites what no counted call has made: build it with inplace=False")
         return self._count(call.name, x, at=producer in self.wanted)
 
@@ -443,7 +463,7 @@ def _parameter_counts(call: Call, counter: _Counter) -> dict[str, Any]:
         role = ROLES.get(name, "buffer")
         elements, nonzeros = f"{role}_elements", f"{role}_nonzeros"
         counts[elements] = counts.get(elements, 0) + tensor.numel()
-        counts[nonzeros] = counts.get(nonzeros, 0) + int(counter.count(tensor, at=False, check=False).nonzeros)
+        counts[nonzeros] = counts.get(nonzeros, 0) + counter.total(tensor.detach())
     return counts
 
 
