@@ -264,7 +264,7 @@ class Erased(nn.Module):
         if self.how == "item":
             y[:, :1] = 0
         elif self.how == "view":
-            y.detach()[:, :1] = 0
+            y.view(y.shape)[:, :1] = 0
         return self.second(self.relu(y))
 
 
