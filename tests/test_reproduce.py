@@ -769,7 +769,7 @@ def test_smoke_stops_and_goes_on_to_the_end(
     names = {path.name for path in folder.iterdir()}
     both = {"figure1", "figure2", "figure3", "fronts", "choices"}
     assert {f"{stem}.{suffix}" for stem in both for suffix in ("png", "svg", "csv")} <= names
-    every = {"table1", "table2", "choices", "accounting"}
+    every = {"table1", "table2", "figure3", "choices", "accounting"}
     assert {f"{stem}.{suffix}" for stem in every for suffix in ("csv", "md", "tex")} <= names
     for stem in every:
         assert "the numbers mean nothing" in (folder / f"{stem}.md").read_text(encoding="utf-8")

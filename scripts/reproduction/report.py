@@ -202,7 +202,7 @@ def _ablation(page: _Page, found: Sequence[Outcome]) -> None:
         page.figure("figure3", ABLATION, title + (f" {STD}" if several else ""), drawn)
     else:
         page.remove("figure3.png", "figure3.svg")
-    page.csv("figure3", rows)
+    page.table("figure3", ABLATION, "Figure 3 in numbers.", rows, ABLATION_COLUMNS)
     page.text(_bullets(f"{one.cell.title}: {one.note}" for one in found if one.note))
 
 
@@ -390,6 +390,16 @@ TABLE2_COLUMNS: tuple[Column, ...] = (
     ("EAT ratio", _real("eat_ratio", 3)),
     ("decrease %", _real("decrease_percent", 2)),
     ("weights %", _real("weights_percent", 1)),
+)
+ABLATION_COLUMNS: tuple[Column, ...] = (
+    ("data set", _text("dataset")),
+    ("network", _text("network")),
+    ("σ", _short("sigma")),
+    ("λ", _short("lambda")),
+    ("seeds", _short("seeds")),
+    ("accuracy", _real("accuracy", 3)),
+    ("ratio", _real("energy_ratio", 3)),
+    ("decrease %", _real("decrease_percent", 2)),
 )
 CHOICES_COLUMNS: tuple[Column, ...] = (
     ("data set", _text("dataset")),
