@@ -46,9 +46,7 @@ def measure(
     Raises UserError for other batch sizes, a network whose calls change from batch to batch, and operations that cannot
     be counted unless ``config.ignore_uncounted``; NonFiniteError for a network that has diverged.
     """
-    model = getattr(
-        model, "_orig_mod", model
-    )  # of a compiled network: a compiler would not let anybody look in between
+    model = getattr(model, "_orig_mod", model)  # a compiled network lets nobody look in between
     meter = _Meter(config.threshold, split)
     first: Tensor | None = None
     with evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
