@@ -128,11 +128,16 @@ def test_the_minimal_loop_is_plain_steps_over_consecutive_batches():
         assert torch.equal(p, q)
 
 
-def test_interleaved_calls_every_variant_equally_often():
+def test_interleaved_calls_every_variant_equally_often_and_in_changing_order():
     calls = []
-    seconds = figures.interleaved({k: lambda k=k: calls.append(k) for k in "ab"}, rounds=3, calls=2)
-    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
-    assert {k: len(v) for k, v in seconds.items()} == {"a": 3, "b": 3}
+    seconds = figures.interleaved({k: lambda k=k: calls.append(k) for k in "abc"}, rounds=20, calls=2)
+    assert calls[:3] == ["a", "b", "c"]  # to warm up
+    rounds = ["".join(calls[i : i + 6]) for i in range(3, len(calls), 6)]
+    assert len(rounds) == 20
+    assert {"".join(sorted(order)) for order in rounds} == {"aabbcc"}
+    assert all(order[0::2] == order[1::2] for order in rounds)  # both calls of a variant, then the next
+    assert {order[0] for order in rounds} == {"a", "b", "c"}
+    assert {k: len(v) for k, v in seconds.items()} == dict.fromkeys("abc", 20)
 
 
 @pytest.mark.parametrize(

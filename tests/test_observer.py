@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from eat_runner.config import PenaltyConfig
 from eat_runner.errors import UserError
 from eat_runner.observer import Observer
+from eat_runner.penalties import Share
 
 # Mean over the 7 calls without dropout of sum(x²/(x²+sigma))/n of the network below, batch 4, float64
 PUBLISHED_FIXTURE = {1e-1: 0.907586545906165, 1e-4: 0.909178013847845, 1e-8: 0.909179687332626}
@@ -74,14 +75,16 @@ class Tangle(nn.Module):
         return self.head((self.relus[3](out) * out).mean((2, 3)))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     "build", [lambda: torchvision.models.resnet18(weights=None, num_classes=4), Tangle], ids=["resnet18", "tangle"]
 )
-def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, training):
+def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, training, layout):
+    """Up to rounding: batch norms' outputs are computed again, and one of these with its ReLU is one operation."""
     torch.manual_seed(0)
-    model = build().double().train(training)
-    x, y = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 3])
+    model = build().double().train(training).to(memory_format=layout)
+    x, y = torch.randn(2, 3, 32, 48, dtype=torch.float64).to(memory_format=layout), torch.tensor([1, 3])
     with Observer(model, PenaltyConfig(sigma=1e-2), x) as observer:
         out = model(x)
         penalty = observer.collect(2, 1)
@@ -95,6 +98,46 @@ def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, trai
         assert observer.value().item() == pytest.approx(penalty.item(), rel=1e-12)
     for p, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-9, atol=1e-14)
+
+
+def chain(*layers):
+    return nn.Sequential(nn.Conv2d(3, 3, 1), *layers, nn.Flatten(), nn.Linear(48, 4))
+
+
+class AddsAndReLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x += 1.0
+        return self.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "together"),
+    [  # in the order of backward: Linear, Flatten, ..., Conv2d
+        (chain(nn.BatchNorm2d(3), nn.ReLU(inplace=True)), [False, False, True, False]),
+        (chain(nn.BatchNorm2d(3), nn.ReLU()), [False, False, True, False]),
+        (chain(nn.BatchNorm2d(3), nn.Hardtanh(), nn.ReLU()), [False, False, True, False, False]),
+        (chain(nn.BatchNorm2d(3), AddsAndReLU()), [False] * 5),
+    ],
+)
+def test_a_batch_norm_and_its_relu_are_penalised_in_one_operation(model, together, monkeypatch):
+    seen = []
+    add_to = Share.add_to
+
+    def watch(share, gradient, out, relu=None):
+        seen.append(relu is not None)
+        return add_to(share, gradient, out, relu)
+
+    monkeypatch.setattr(Share, "add_to", watch)
+    x = torch.randn(2, 3, 4, 4)
+    with Observer(model, PenaltyConfig(), x, in_backward=True) as observer:
+        loss = model(x).sum()
+        observer.weigh(1.0, 2, 1)
+        loss.backward()
+    assert seen == together
 
 
 class NaiveBasicBlock(nn.Module):

@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -70,19 +71,20 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds a call, for each variant one value a round.
 
-    Every variant runs once to warm up; then each round times ``calls`` calls of one variant after the other, starting
-    with another one each time, so that what changes on the machine meets all alike. synchronise: waits for the device.
+    Every variant runs once to warm up; then each round times ``calls`` calls of one variant after the other, in a
+    random order (the same in every run), so that what changes on the machine, and what the one before leaves in the
+    caches, meets all alike. synchronise: waits for the device.
     """
     for variant in variants.values():
         variant()
-    names = list(variants)
+    order, names = random.Random(0), list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
     gc.disable()
     try:
-        for start in range(rounds):
-            for offset in range(len(names)):
-                name = names[(start + offset) % len(names)]
+        for _ in range(rounds):
+            order.shuffle(names)
+            for name in names:
                 synchronise()
                 started = time.perf_counter()
                 for _ in range(calls):

@@ -8,7 +8,7 @@ from eat_runner.config import ModelConfig
 @dataclass(frozen=True)
 class Sizes:
     """networks: what is measured, slim ResNet first. rounds: repetitions of the comparison of training steps, by
-    network, in each of ``fresh_starts`` sets of processes; few_rounds: of the others; memory_runs: of memory.
+    network, in each of ``fresh_starts`` processes; few_rounds: of the others; memory_runs: of memory.
 
     metered_batches: of an evaluation. augmented: images of a pass of the data path. per_class, epochs: of the whole of
     eat-run, on ten classes (one image in ten is cut off for validation). folders: for eat-report.
@@ -17,8 +17,8 @@ class Sizes:
     networks: tuple[tuple[str, int], ...] = (("resnet18", 16), ("vgg16", 64))
     image_size: int = 32
     batch: int = 64
-    rounds: tuple[int, ...] = (4, 1)
-    fresh_starts: tuple[int, ...] = (12, 6)
+    rounds: tuple[int, ...] = (16, 3)
+    fresh_starts: tuple[int, ...] = (3, 2)
     few_rounds: tuple[int, ...] = (9, 3)
     metered_batches: tuple[int, ...] = (10, 10)
     memory_runs: tuple[int, ...] = (5, 1)

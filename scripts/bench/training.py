@@ -9,13 +9,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from multiprocessing.context import BaseContext, ForkServerContext
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +69,7 @@ def compiled_step(t: Training, forward: Callable[[Tensor], Tensor], observer: Ob
 
 
 def eager(sizes: Sizes) -> list[Figure]:
-    """Penalty against no penalty, and against the two-pass step, one at a time, in several sets of processes."""
+    """Penalty against no penalty, and against the two-pass step, step by step in turn, in several processes."""
     goals = {  # by network: goal, stretch
         "activation outputs": ((1.07, 1.05), (1.07, 1.05)),
         "all leaf modules": ((1.20, None), (1.08, None)),
@@ -99,48 +98,36 @@ def eager(sizes: Sizes) -> list[Figure]:
 
 
 def _time_steps(network: Network, sizes: Sizes, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each kind of step, each in a process of its own, as a training is: nothing of the others in memory.
+    """Seconds of each kind of step in turn, all in one process, which is a fresh one.
 
-    Where a process happens to have its memory makes steps faster or slower for as long as it lives.
+    In one: where a process happens to have its memory makes its steps a few percent faster or slower for as long as it
+    lives, and kinds of step with a process each would differ by that.
     """
-    with ExitStack() as stack:
-        steps: dict[str, Callable[[], object]] = {}
-        processes = {name: stack.enter_context(worker()) for name in ("plain", "two passes", *ADDITIONS, *SCOPES)}
-        wait([process.submit(_make_step, network, sizes, name) for name, process in processes.items()])
-        for name, process in processes.items():
-            steps[name] = partial(_in, process, network, sizes, name)
-            if name in SCOPES:
-                steps[f"{name}, with value"] = partial(_in, process, network, sizes, name, True)
-        return interleaved(steps, rounds)
+    with worker() as process:
+        return process.submit(_time_variants, network, sizes, rounds).result()
 
 
-def _in(process: ProcessPoolExecutor, *variant: Any) -> None:
-    process.submit(_make_step, *variant).result()
+def _time_variants(network: Network, sizes: Sizes, rounds: int) -> dict[str, list[float]]:
+    """In a worker, which ends with its hooks: the observers stay attached. Each kind of step has its own network."""
+    copies = {name: training(network, sizes.image_size, sizes.batch) for name in ("plain", "two passes", *SCOPES)}
+    steps: dict[str, Callable[[], object]] = {
+        "plain": partial(plain_step, copies["plain"]),
+        "two passes": partial(two_pass_step, copies["two passes"], SIGMA, LAMBDA),
+    }
+    for name, scope in SCOPES.items():
+        observer = observer_of(copies[name], scope).__enter__()
+        steps[name] = partial(penalised_step, copies[name], observer)
+        steps[f"{name}, with value"] = partial(penalised_step, copies[name], observer, True)
+    for name, scope in ADDITIONS.items():
+        steps[name] = partial(_add_all, _penalised_outputs(network, sizes, scope))
+    return interleaved(steps, rounds)
 
 
-def _make_step(network: Network, sizes: Sizes, name: str, value: bool = False) -> None:
-    """In a process of its own."""
-    if name in ADDITIONS:
-        for gradient, x in _penalised_outputs(network, sizes, ADDITIONS[name]):
-            gradient.add_(x)
-        return
-    t, observer = _in_memory(network, sizes, name)
-    if observer is not None:
-        penalised_step(t, observer, value)
-    elif name == "plain":
-        plain_step(t)
-    else:
-        two_pass_step(t, SIGMA, LAMBDA)
+def _add_all(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for gradient, x in pairs:
+        gradient.add_(x)
 
 
-@cache
-def _in_memory(network: Network, sizes: Sizes, name: str) -> tuple[Training, Observer | None]:
-    """In a worker, which ends with its hooks: the observer stays attached."""
-    t = training(network, sizes.image_size, sizes.batch)
-    return t, observer_of(t, SCOPES[name]).__enter__() if name in SCOPES else None
-
-
-@cache
 def _penalised_outputs(network: Network, sizes: Sizes, scope: str) -> list[tuple[Tensor, Tensor]]:
     """Every penalised output of a step, and a gradient for it."""
     t = training(network, sizes.image_size, sizes.batch)

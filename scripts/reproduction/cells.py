@@ -71,8 +71,11 @@ _NOTHING = (
     "Scale smoke: networks of width 2 after one epoch on a few handwritten digits, in place of every data set. It "
     "shows that the command works; the numbers mean nothing."
 )
-_CHOICES = f"At slim size, whatever the scale, {_PART} GTSRB, lambda as listed, sigma 1e-4, seeds 0 and 1."
-_CHOICES_BRIEF = "slim size, NOT the paper's protocol: width 8, 6 epochs on 10,000 images"
+_CHOICES = (
+    f"At slim size, whatever the scale, {_PART} GTSRB, lambda as listed, sigma 1e-4, seeds 0, 1, 2. For VGG16's head "
+    "20 epochs with learning rate 0.02 instead of 0.1: in 6 with 0.1 the ImageNet form learns nothing."
+)
+_CHOICES_BRIEF = "slim size, NOT the paper's protocol: width 8, 6 epochs (VGG16: 20) on 10,000 images"
 SCALES = {
     "full": Scale(
         "full",
@@ -80,13 +83,13 @@ SCALES = {
         {
             TABLE1: f"{_PROTOCOL} Our grid: lambda 0, 0.5, 1, 2, 3, 5 at sigma 1e-4 alone (the paper selects among "
             "several sigma, too); seeds 0, 1, 2.",
-            ABLATION: f"{_PROTOCOL} Grid: sigma 1e-1 to 1e-8 by powers of ten, lambda 0, 0.1, 0.5, 1, 2, 3, 5, 10; one "
-            "seed (0), so there is no standard deviation.",
+            ABLATION: f"{_PROTOCOL} Grid: sigma 1e-1 to 1e-8 by powers of ten, lambda 0, 0.1, 0.5, 1, 2, 3, 5, 10; "
+            "seeds 0, 1, 2.",
             CHOICES: _CHOICES,
         },
         {
             TABLE1: "scale full: the paper's protocol, lambda 0 to 5 at sigma 1e-4",
-            ABLATION: "scale full: the paper's protocol, one seed",
+            ABLATION: "scale full: the paper's protocol",
             CHOICES: _CHOICES_BRIEF,
         },
     ),
@@ -96,8 +99,8 @@ SCALES = {
         {
             TABLE1: f"Scale slim, {_SMALL.format(epochs=11, images='all')} Grid: lambda 0, 0.5, "
             "1, 2, 3 at sigma 1e-4 alone; seeds 0 and 1.",
-            ABLATION: f"Scale slim, {_PART} Grid: sigma 1e-1, 1e-2, 1e-4, 1e-8, lambda 0, 0.1, 1, 3, 10; one "
-            "seed (0), so there is no standard deviation.",
+            ABLATION: f"Scale slim, {_PART} Grid: sigma 1e-1, 1e-2, 1e-4, 1e-8, lambda 0, 0.1, 1, 3, 10; "
+            "seeds 0, 1, 2.",
             CHOICES: _CHOICES,
         },
         {
@@ -112,7 +115,7 @@ SCALES = {
                 *_SLIM,
                 "trainer.epochs=6",
                 "dataset.train_limit=10000",
-                "seed=0",
+                "seed=0,1,2",
                 "penalty.sigma=1e-4,1e-1,1e-2,1e-8",
                 "lambda=0,1,0.1,3,10",
             ),
