@@ -97,7 +97,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
-    with _no_garbage_collection():
+    with _importing_torch():
         from eat_runner import experiment
 
     if any(config.plan for config in configs):
@@ -113,14 +113,16 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
 
 
 @contextmanager
-def _no_garbage_collection() -> Generator[None]:
-    """While torch and all that it brings are imported: a quarter of that time would go into looking for garbage among
-    hundreds of thousands of objects that all stay."""
-    enabled = gc.isenabled()
+def _importing_torch() -> Generator[None]:
+    """Torch brings hundreds of thousands of objects that all stay. Looking for garbage among them would take a quarter of
+    its import, and more than a second of the rest of a run, its end included: nobody looks."""
+    first, enabled = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if first:
+            gc.freeze()
         if enabled:
             gc.enable()
 
