@@ -114,8 +114,8 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
 
 @contextmanager
 def _importing_torch() -> Generator[None]:
-    """Torch brings hundreds of thousands of objects that all stay. Looking for garbage among them would take a quarter of
-    its import, and more than a second of the rest of a run, its end included: nobody looks."""
+    """Torch brings hundreds of thousands of objects that all stay. Looking for garbage among them would take a quarter
+    of its import, and more than a second of the rest of a run, its end included: nobody looks."""
     first, enabled = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
