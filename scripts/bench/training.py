@@ -19,6 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from bench.baselines import Training, plain_step, training, two_pass_step
 from bench.figures import Figure, figure, interleaved, ratios
@@ -35,6 +36,9 @@ SCOPES = {"activation outputs": "activations", "all leaf modules": "leaf_modules
 
 # the least that a penalty could cost: reading an activation and its gradient once, and writing the gradient
 ADDITIONS = {f"one addition to {name}": scope for name, scope in SCOPES.items()}
+
+# where the time of a convolution is spent, by torch's names, with and without oneDNN
+CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::_slow_conv2d_forward", "aten::convolution_backward")
 
 Network = tuple[str, int]
 
@@ -167,6 +171,8 @@ def compiled(sizes: Sizes) -> list[Figure]:
             found.append(figure("compiled step with the penalty / plain eager step (a)", label, values, goals[i]))
             values = ratios(seconds["compiled, plain"], seconds["plain"])
             found.append(figure("compiled plain step / plain eager step (a)", label, values))
+            values = workers[i].submit(convolutions_part, network, sizes, sizes.few_rounds[i]).result()
+            found.append(figure("convolutions' part of a plain eager step (a)", label, values))
             found.append(
                 figure(
                     "compiled step / eager step, both penalised", label, ratios(seconds["compiled"], seconds["eager"])
@@ -213,6 +219,20 @@ def _compile(network: Network, sizes: Sizes) -> float:
 
 def _time_compiled(network: Network, sizes: Sizes, rounds: int) -> dict[str, list[float]]:
     return interleaved(_compiled_variants(network, sizes), rounds)
+
+
+def convolutions_part(network: Network, sizes: Sizes, steps: int) -> list[float]:
+    """Of each of ``steps`` plain steps, the part of its time that goes into convolutions and their gradients: these are
+    made by the same library, compiled or not. The steps are timed without the profiler, which slows small operations;
+    the convolutions, with it, in as many steps after them."""
+    t = training(network, sizes.image_size, sizes.batch)
+    seconds = interleaved({"plain": partial(plain_step, t)}, steps)["plain"]
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(steps):
+            plain_step(t)
+    events = [event for event in profiled.key_averages() if event.key in CONVOLUTIONS]
+    convolutions = sum(event.self_cpu_time_total for event in events) / 1e6 / steps
+    return [convolutions / step for step in seconds]
 
 
 def worker(context: BaseContext | None = None) -> ProcessPoolExecutor:
