@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from eat_runner.config import PenaltyConfig
+from eat_runner import models
+from eat_runner.config import ModelConfig, PenaltyConfig
 from eat_runner.errors import UserError
 from eat_runner.observer import Observer
 from eat_runner.penalties import Share
@@ -98,6 +99,30 @@ def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, trai
         assert observer.value().item() == pytest.approx(penalty.item(), rel=1e-12)
     for p, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("bf16", "difference"),
+    [(False, 1e-5), (True, 0.03)],  # relative; sums in another order, and every gradient on its way rounded to 8 bits
+)
+def test_how_close_the_gradient_in_backward_is_in_lower_precision(bf16, difference, layout):
+    torch.manual_seed(0)
+    model = models.build(ModelConfig(width=4), 32, 3, 10).module.to(memory_format=layout)
+    x = torch.randn(8, 3, 32, 32).to(memory_format=layout)
+    found = []
+    for in_backward in (False, True):
+        model.zero_grad()
+        with Observer(model, PenaltyConfig(sigma=1e-2), x, in_backward) as observer:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = 0.0 * model(x).sum()  # so that the gradient is the penalty's alone
+            if in_backward:
+                observer.weigh(1.0, 8, 1)
+            else:
+                loss = loss + observer.collect(8, 1)
+            loss.backward()
+        found.append(torch.cat([p.grad.flatten().double() for p in model.parameters()]))
+    assert (found[1] - found[0]).norm() < difference * found[0].norm()
 
 
 def chain(*layers):
