@@ -3,6 +3,7 @@
 Exit codes: 0 all is done; 1 a run failed; 2 bad input, nothing was started; 75 stopped, the same command continues.
 """
 
+import atexit
 import gc
 import os
 import signal
@@ -115,7 +116,7 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
 @contextmanager
 def _importing_torch() -> Generator[None]:
     """Torch brings hundreds of thousands of objects that all stay. Looking for garbage among them would take a quarter
-    of its import, and more than a second of the rest of a run, its end included: nobody looks."""
+    of its import, and half a second of the rest of a run: nobody looks, until the process ends."""
     first, enabled = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
@@ -123,6 +124,7 @@ def _importing_torch() -> Generator[None]:
     finally:
         if first:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # or else libraries complain about what is left of them
         if enabled:
             gc.enable()
 
