@@ -257,7 +257,7 @@ def test_table2_prices_the_selected_networks_again(tmp_path: Path) -> None:
     assert all(row["st_uj_per_image"] is None for row in rows if "Eyeriss" in str(row["hardware"]))
 
 
-def test_whether_the_gain_survives_is_a_sentence_with_each_hardware_and_its_certainty() -> None:
+def test_whether_the_gain_survives_is_a_plain_sentence_then_each_hardware_and_its_certainty() -> None:
     def rows(std: float | None = 1.0, **decreases: list[float]):
         return [
             {"hardware": name, "rule": "paper", "decrease_percent": value, "decrease_percent_std": std}
@@ -265,17 +265,18 @@ def test_whether_the_gain_survives_is_a_sentence_with_each_hardware_and_its_cert
             for value in values
         ]
 
-    answer, published, fused = tables.does_the_gain_survive(rows(published=[20.0, 10.0], fused=[4.0, 2.0]))
-    assert "In the mean of 2 cells the energy ratio falls by 15.0 % by the paper's accounting" in answer
-    assert "the same networks save 3.0 % on 'fused'" in answer
-    assert answer.endswith("; on each of them this is more than its standard deviation in 2 of 2 cells.")
+    found = rows(published=[20.0, 10.0], fused=[4.0, 2.5], shared=[20.0, 8.0], int8=[2.0, 0.8], worse=[1.0, -1.5])
+    answer, published, fused, *_, int8, worse = tables.does_the_gain_survive(found)
+    assert "By that, the energy ratio falls by 15.0 % in the mean of 2 cells." in answer
+    assert answer.endswith(
+        "save: as much or more on 'shared'; a part of it on 'fused'; hardly anything on 'int8'; nothing on 'worse'."
+    )
     assert published == "published: 15.0 % (10.0 to 20.0), more than its standard deviation in 2 of 2 cells"
-    assert fused.startswith("fused: 3.0 %, 20% of that by the paper's accounting (2.0 to 4.0), ")
-    [answer, *_] = tables.does_the_gain_survive(rows(published=[20.0, 10.0], fused=[4.0, 0.5]))
-    assert "on published this is more than its standard deviation in 2 of 2 cells" in answer
-    assert "on fused this is more than its standard deviation in 1 of 2 cells" in answer
-    [answer, *_] = tables.does_the_gain_survive(rows(std=None, published=[20.0, 10.0], fused=[4.0, -2.0]))
-    assert "on fused this is above 0 in 1 of 2 cells" in answer
+    assert fused.startswith("fused: 3.2 %, 22% of that by the paper's accounting (2.5 to 4.0), ")
+    assert int8.endswith(", more than its standard deviation in 1 of 2 cells")
+    assert worse.endswith(", more than its standard deviation in 0 of 2 cells")  # 1.0 is as much as it
+    *_, fused = tables.does_the_gain_survive(rows(std=None, published=[20.0, 10.0], fused=[4.0, -2.0]))
+    assert "above 0 in 1 of 2 cells" in fused
     assert tables.does_the_gain_survive([]) == []
 
 
