@@ -289,7 +289,7 @@ def does_the_gain_survive(rows: Sequence[Row]) -> list[str]:
     number = len(by_hardware[published])
     cells = "the one cell that is done" if number == 1 else f"the mean of {number} cells"
     parts = "; ".join(
-        f"{verdict} on {' and '.join(map(repr, labels))}"
+        f"{verdict} on {', '.join(map(repr, labels))}"
         for verdict in SURVIVES
         if (labels := [label for label in others if _verdict(means[label], means[published]) == verdict])
     )
