@@ -124,9 +124,16 @@ def _importing_torch() -> Generator[None]:
     finally:
         if first:
             gc.freeze()
-            atexit.register(gc.unfreeze)  # or else libraries complain about what is left of them
+            atexit.register(_look_once)
         if enabled:
             gc.enable()
+
+
+def _look_once() -> None:
+    """When the process ends: Python looks three times then, or once if it is told not to. Not at all would make
+    libraries complain about what is left of them."""
+    gc.unfreeze()
+    gc.disable()
 
 
 def task(config: DictConfig) -> str:
