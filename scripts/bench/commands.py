@@ -41,7 +41,12 @@ def whole(sizes: Sizes) -> list[Figure]:
         seconds, loop_s = _beside_loops(eat_run(sizes, Path(folder)), network, sizes)
         for loop, step_s in loop_s.items():
             found.append(figure(f"eat-run / {loop}", label_of(network), [seconds / (s * steps) for s in step_s], 1.15))
+        [record] = Path(folder).glob("results/bench/*/record.json")
+        training_s = json.loads(record.read_text())["timings"]["training_s"]
+        values = [training_s / (s * steps) for s in loop_s[TUNED]]
+        found.append(figure(f"eat-run's training steps alone / {TUNED}", label_of(network), values))
         found.append(figure("eat-run", label_of(network), [seconds], unit="s"))
+        found.append(figure("eat-run, all but its training steps", label_of(network), [seconds - training_s], unit="s"))
     return found
 
 
