@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -158,6 +158,20 @@ def test_on_error_stop_ends_at_the_first(command: Command, experiment: FakeExper
     assert command("-m lambda=0,5,2 on_error=stop") == 1
     assert experiment.ran == [(0.0, 0), (5.0, 0)]
     assert len(report.asked) == 1
+
+
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_a_worker_that_stopped_takes_no_other_job(
+    on_error: str, experiment: FakeExperiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "_failed", [])
+    first, second = (
+        composed([f"lambda={value}", f"on_error={on_error}", f"results_dir={tmp_path}"]) for value in (FAILING, 1)
+    )
+    for job in (first, second):
+        with suppress(SystemExit):
+            run.run_job(job)
+    assert experiment.ran == [(5.0, 0)] + [(1.0, 0)] * (on_error == "continue")
 
 
 def test_a_stopped_sweep_is_reported_and_says_continue_me(

@@ -147,6 +147,8 @@ def run_job(job: ExperimentConfig) -> str:
     """Run it, say so if it fails, in whatever way, and stop then if that is wanted; its status."""
     from eat_runner import experiment
 
+    if any(failed.on_error == "stop" for failed in _failed):  # a worker that is not ended yet
+        sys.exit(RUN_FAILED)
     try:
         record = experiment.run(job)
     except Exception as error:  # before the run had a folder for its record
