@@ -17,13 +17,14 @@ from eat_runner.cli.compose import compose_experiment
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.paths import conf_dir
+from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.trainer import MeterConfig
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder
+from eat_runner.records import RunFolder, RunRecord
 from run_folders import config, firing, write_run
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -104,6 +105,8 @@ def test_the_grids(tmp_path: Path) -> None:
     assert full[:4] == [(0, 1e-4, 0), (1, 1e-4, 0), (2, 1e-4, 0), (3, 1e-4, 0)]
     assert {seed for _, _, seed in full} == {0, 1, 2}
     ablation = grid("full", "ablation_cifar10", tmp_path)
+    for name in (name for name, kind in EXPERIMENTS.items() if kind != CHOICES):
+        assert sorted(grid("full", name, tmp_path)) == sorted(ablation)
     assert {sigma for _, sigma, _ in ablation} == {10.0**-n for n in range(1, 9)}
     assert min(lambda_ for lambda_, _, _ in ablation if lambda_) == 0.1
     assert max(lambda_ for lambda_, _, _ in ablation) == 10
@@ -670,6 +673,25 @@ def test_the_full_scale_is_in_bf16_on_a_gpu(
     planned = reproduce.plan_cell(job, SCALES[scale], tmp_path, gpu, download=False)
     assert {config.trainer.precision for config in planned.configs.values()} == {precision}
     assert len(planned.todo) == planned.seconds == 10
+
+
+def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, float, float]] = []
+
+    def run(config: ExperimentConfig) -> RunRecord:
+        made.append((config.name, config.penalty.sigma, config.lambda_))
+        return RunRecord(run_id="", status="finished")
+
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
+    overrides = ("experiment=demo", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1", "seed=0")
+    todo = [Job(Cell(n, TABLE1, n, "digits", "GTSRB", "ResNet18"), overrides, tmp_path / "data") for n in "ab"]
+    reproduce.run_all(reproduce.plan_all(todo, SCALES["smoke"], tmp_path, False, False), tmp_path)
+    made = [(name, sigma if lambda_ else 0.0, lambda_) for name, sigma, lambda_ in made]
+    first = [("a", 0.0, 0), ("a", 1e-4, 1), ("b", 0.0, 0), ("b", 1e-4, 1)]
+    assert made == [*first, ("a", 1e-2, 1), ("b", 1e-2, 1)]  # standard training has no sigma: it is run once
 
 
 def test_runs_that_another_cell_makes_are_not_estimated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

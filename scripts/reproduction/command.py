@@ -13,6 +13,7 @@ from typing import Any
 
 from eat_runner.cli.run import CONTINUE_ME, RUN_FAILED, run_hydra, status
 from eat_runner.config.identity import run_id
+from eat_runner.config.penalty import PenaltyConfig
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 from eat_runner.records import FINAL, RunFolder
@@ -255,6 +256,8 @@ def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
     from eat_runner import experiment
 
     todo = [(one.cell.name, identity, one.configs[identity]) for one in planned for identity in one.todo]
+    # every cell at one sigma first, then the rest of the grid
+    todo.sort(key=lambda run: not run[2].is_baseline and run[2].penalty.sigma != PenaltyConfig().sigma)
     elsewhere: list[tuple[str, str, ExperimentConfig]] = []
     for turn in (todo, elsewhere):
         for name, identity, config in turn:

@@ -377,6 +377,7 @@ TABLE1_COLUMNS: tuple[Column, ...] = (
     ("decrease %", _real("decrease_percent", 2)),
     ("floor", _real("floor", 3)),
     ("λ", _short("lambda")),
+    ("σ", _short("sigma")),
     ("seeds", _seeds),
     NOTE,
 )
