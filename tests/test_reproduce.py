@@ -537,7 +537,7 @@ def test_layer_figures_show_the_shares_of_the_counts(tmp_path: Path) -> None:
     one = tables.outcomes(handmade(tmp_path), tmp_path, TABLE1)[0]
     panel = figures.layer_panel(one, load_hardware("published"))
     assert panel is not None
-    assert (panel.st_label, panel.eat_label) == ("ST (mean of 2 seeds)", "EAT, λ 2 (mean of 2 seeds)")
+    assert (panel.st_label, panel.eat_label) == ("ST (mean of 2 seeds)", "EAT, λ 2, σ 0.0001 (mean of 2 seeds)")
     rows = {row["name"]: row for row in figures.layer_rows([panel])}
     for name, lambda_ in (("firing_rate_st", 0), ("firing_rate_eat", 2)):
         expected = fmean(firing(lambda_, seed) for seed in (0, 1))

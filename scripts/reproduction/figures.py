@@ -32,7 +32,7 @@ def layer_panel(one: Outcome, hardware: HardwareConfig) -> plots.LayerPanel | No
         st=layer_means(one.baseline.runs, hardware),
         eat=layer_means(eat.runs, hardware),
         st_label=f"ST ({_seeds(one.baseline)})",
-        eat_label=f"EAT, λ {eat.lambda_:g}{outside} ({_seeds(eat)})",
+        eat_label=f"EAT, λ {eat.lambda_:g}, σ {eat.runs[0].sigma:g}{outside} ({_seeds(eat)})",
     )
 
 

@@ -186,7 +186,12 @@ def _layer_figure(page: _Page, number: int, network: str, found: Sequence[Outcom
         title = f"Figure {number}: firing neurons per layer of {network}, ST and EAT, test split."
         drawn = plots.firing_figure(panels, f"Figure {number} · test split · {page.plan.briefs[TABLE1]}")
         page.figure(stem, TABLE1, title, drawn)
-        page.text(_bullets(f"{p.family}: change in points by kind of layer: {figures.fallen_most(p)}" for p in panels))
+        page.text(
+            _bullets(
+                f"{p.family}, {p.eat_label}: change in points by kind of layer: {figures.fallen_most(p)}"
+                for p in panels
+            )
+        )
     else:
         page.remove(f"{stem}.png", f"{stem}.svg")
     page.text(_bullets(absent))
@@ -386,6 +391,7 @@ TABLE2_COLUMNS: tuple[Column, ...] = (
     ("network", _text("network")),
     ("rule", _text("rule")),
     ("λ", _short("lambda")),
+    ("σ", _short("sigma")),
     ("hardware", _text("hardware")),
     ("ST ratio", _real("st_ratio", 3)),
     ("EAT ratio", _real("eat_ratio", 3)),

@@ -205,7 +205,7 @@ def table2(found: Sequence[Outcome]) -> list[Row]:
         for rules, pick in _distinct(one.picks):
             assert one.baseline is not None
             head: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "rule": rules}
-            head |= {"lambda": pick.lambda_}
+            head |= {"lambda": pick.lambda_, "sigma": pick.runs[0].sigma}
             try:
                 counts = _read_counts(one.baseline, pick)
             except UserError as error:

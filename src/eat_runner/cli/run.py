@@ -116,7 +116,7 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
 @contextmanager
 def _importing_torch() -> Generator[None]:
     """Torch brings hundreds of thousands of objects that all stay. Looking for garbage among them would take a quarter
-    of its import, and half a second of the rest of a run: nobody looks, until the process ends."""
+    of its import, and more of the rest of a run: nobody looks, until the process ends."""
     first, enabled = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
