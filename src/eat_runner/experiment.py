@@ -16,7 +16,7 @@ from eat_runner import data, models
 from eat_runner.claims import claim
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.checks import one_of
-from eat_runner.config.identity import as_plain, baseline_id, determinants, preparation, run_id
+from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, preparation, run_id
 from eat_runner.data import Dataset
 from eat_runner.energy.counts import merge
 from eat_runner.energy.estimate import EnergyReport, estimate
@@ -49,7 +49,7 @@ class Job:
     config: ExperimentConfig
     dataset: Dataset
     device: torch.device
-    init_hash: str | None
+    start: Start
     run_id: str
     folder: RunFolder
 
@@ -66,15 +66,15 @@ def locate(config: ExperimentConfig) -> Job:
     """Check the configuration, load the data, and find out where the run belongs. UserError where a value, a data set
     or a file of weights does not fit."""
     config.check()
-    config = config.normalised()
+    config = config.canonical()
     one_of("penalty.name", config.penalty.name, PENALTIES)
     one_of("schedule.name", config.schedule.name, SCHEDULES)
     device = _device(config.device)
     dataset = data.load(config.dataset, Path(config.data_dir), config.download)
-    init_hash = None if config.init is None else _init_hash(Path(config.init))
-    identity = run_id(config, dataset.fingerprint, init_hash)
+    start = FRESH if config.init is None else Start(_init_hash(Path(config.init)))
+    identity = run_id(config, dataset.fingerprint, start)
     folder = RunFolder(Path(config.results_dir) / config.name / identity)
-    return Job(config, dataset, device, init_hash, identity, folder)
+    return Job(config, dataset, device, start, identity, folder)
 
 
 def build(job: Job) -> Experiment:
@@ -159,7 +159,7 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
             job = locate(config)
             prepared[key] = job, build_or_error(job)
         job, built = prepared[key]
-        identity = run_id(config, job.dataset.fingerprint, job.init_hash)
+        identity = run_id(config, job.dataset.fingerprint, job.start)
         folder = RunFolder(Path(config.results_dir) / config.name / identity)
         status, reason = _status(folder), ""
         if isinstance(built, Exception):
@@ -282,10 +282,10 @@ def _record(trainer: Trainer, experiment: Experiment, status: str, reason: str =
         status=status,
         reason=reason,
         config=as_plain(config),
-        baseline_id=baseline_id(config, dataset.fingerprint, experiment.init_hash),
-        determinants=determinants(config, dataset.fingerprint, experiment.init_hash),
+        baseline_id=baseline_id(config, dataset.fingerprint, experiment.start),
+        determinants=determinants(config, dataset.fingerprint, experiment.start),
         data_fingerprint=dataset.fingerprint,
-        init_hash=experiment.init_hash,
+        init_hash=experiment.start.file_hash,
         versions=versions(),
         machine=machine(experiment.device),
         git_commit=git_commit(),

@@ -63,12 +63,12 @@ class Observer:
         """
         sums, elements = self.sums, self.elements
         self.sums, self.elements = [], []
-        return normalise(sums, elements, images, parameters, self.config.normalisation)
+        return normalise(sums, elements, images, parameters, self.config.weighting)
 
     def weigh(self, lambda_: float, images: int, parameters: int, value: bool = True) -> None:
         """Fix what backward will add: lambda_ times the penalty of the pass that was just made. value: whether the
         penalty itself is wanted too; without it, backward is faster."""
-        self.weights = weights(self.elements, images, parameters, self.config.normalisation)
+        self.weights = weights(self.elements, images, parameters, self.config.weighting)
         self.before = None
         self.scale, self.wants_value = lambda_, value
 

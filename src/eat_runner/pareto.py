@@ -28,7 +28,7 @@ DESCRIPTION = (
     "width",
     "penalty",
     "scope",
-    "normalisation",
+    "weighting",
     "lambda",
     "sigma",
     "schedule",

@@ -64,7 +64,7 @@ def weights(elements: Sequence[int], images: int, parameters: int, how: str) -> 
         return [1.0 / sum(elements)] * len(elements)
     if how == "parameters":
         return [1.0 / (images * parameters)] * len(elements)
-    raise UserError(f"penalty.normalisation={how} is unknown: choose one of layer_mean, elements, parameters")
+    raise UserError(f"penalty.weighting={how} is unknown: choose one of layer_mean, elements, parameters")
 
 
 def penalty(activations: Iterable[Tensor], images: int, parameters: int, config: PenaltyConfig) -> Tensor:
@@ -77,7 +77,7 @@ def penalty(activations: Iterable[Tensor], images: int, parameters: int, config:
         raise UserError(f"penalty={config.name} is unknown: choose one of {', '.join(PENALTIES)}")
     kept = list(activations)
     sums = [PENALTIES[config.name](x, config.sigma) for x in kept]
-    return normalise(sums, [x.numel() for x in kept], images, parameters, config.normalisation)
+    return normalise(sums, [x.numel() for x in kept], images, parameters, config.weighting)
 
 
 Rows = slice | EllipsisType  # of a tensor: some images, or all there is

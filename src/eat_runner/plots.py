@@ -323,7 +323,7 @@ def _floor_label(axes: Axes, floor: float) -> Bbox:
 def setting_names(settings: Sequence[Setting]) -> dict[str, str]:
     """A short name for each setting_id: its lambda, and whatever else differs among the settings."""
     penalised = [setting for setting in settings if not setting.is_baseline]
-    keys = ("sigma", "schedule", "penalty", "scope", "normalisation")
+    keys = ("sigma", "schedule", "penalty", "scope", "weighting")
     differing = [key for key in keys if len({getattr(setting.runs[0], key) for setting in penalised}) > 1]
     names: dict[str, str] = {}
     for setting in settings:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from eat_runner.config.hardware import SCHEMAS, HardwareConfig, PublishedHardware
-from eat_runner.config.identity import digest
+from eat_runner.config.identity import digest, is_plain_baseline, varied
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import EnergyReport, LayerEnergy, estimate
 from eat_runner.errors import UserError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 BROKEN = "broken"
 # of two copies of a run, from two machines, the one that got further counts
 RANK = {"finished": 0, "diverged": 1, "interrupted": 2, "running": 3, "failed": 4, BROKEN: 5}
-# what an experiment varies within a family: everything else is the same for all of its points
-VARIED = frozenset({"penalty", "schedule", "lambda", "seed"})
 NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 LONGEST_NAME = 200
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes begins with one of these
@@ -51,7 +49,7 @@ class Run:
     width: int | None = None
     penalty: str = ""
     scope: str = ""
-    normalisation: str = ""
+    weighting: str = ""
     lambda_: float | None = None
     sigma: float | None = None
     schedule: str = ""
@@ -287,7 +285,7 @@ def _setting_id(determinants: dict[str, Any]) -> str:
 def _from_config(config: dict[str, Any]) -> dict[str, Any]:
     """What was chosen. A baseline (ST) has lambda 0 and no penalty, under whatever penalty it was started."""
     model, penalty = config["model"], config["penalty"]
-    baseline = config["lambda"] == 0 or penalty["name"] == "none"
+    baseline = is_plain_baseline(config)
     chosen = {
         "dataset": _name(config["dataset"]["name"]),
         "model": _name(model["arch"] or model["name"]),
@@ -301,7 +299,7 @@ def _from_config(config: dict[str, Any]) -> dict[str, Any]:
     return chosen | {
         "schedule": _name(config["schedule"]["name"]),
         "scope": _name(penalty["scope"]),
-        "normalisation": _name(penalty["normalisation"]),
+        "weighting": _name(penalty["weighting"] if "weighting" in penalty else penalty["normalisation"]),
         "sigma": _real(penalty["sigma"]),
     }
 
@@ -367,7 +365,7 @@ def _in_common(determinants: dict[str, Any]) -> Common:
     """Everything that an experiment does not vary, one level deep: ``("trainer.epochs", "20")``. A family shares it."""
     flat: dict[str, str] = {}
     for group, value in determinants.items():
-        if group not in VARIED:
+        if group not in varied():
             inner = value if isinstance(value, dict) else {"": value}
             flat |= {f"{group}.{key}".rstrip("."): str(item) for key, item in inner.items()}
     return tuple(sorted(flat.items()))

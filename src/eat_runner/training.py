@@ -209,7 +209,7 @@ class Trainer:
 
     @property
     def _penalised(self) -> bool:
-        return not self.config.is_baseline
+        return self.config.is_penalised
 
     def _train_epoch(
         self,
@@ -297,7 +297,7 @@ class Trainer:
     def lambda_t_at(self, step: int) -> float:
         """lambda of a step of the epoch that is under way."""
         config = self.config
-        if config.is_baseline:
+        if not config.is_penalised:
             return 0.0
         step += self.epoch * self.steps
         return lambda_at(config.schedule, config.lambda_, step, self.steps, config.trainer.epochs)

@@ -16,12 +16,12 @@ from eat_runner.claims import check_locks
 from eat_runner.cli.compose import to_experiment, without_hydra
 from eat_runner.cli.help import choices
 from eat_runner.config.checks import one_of
-from eat_runner.config.identity import preparation, run_id
+from eat_runner.config.identity import Start, preparation, run_id
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 
-Identity = tuple[str, str | None]
-"""Fingerprint of the data, hash of the initial weights."""
+Identity = tuple[str, Start]
+"""Fingerprint of the data, what the network starts from."""
 
 
 class Refused(BaseException):
@@ -77,7 +77,7 @@ def jobs(config: DictConfig) -> Iterable[DictConfig]:
         yield copy
 
 
-def prepare(
+def prepare_all(
     configs: list[ExperimentConfig], prepare_one: Callable[[ExperimentConfig], Identity]
 ) -> dict[Path, ExperimentConfig]:
     """Make ready for all runs, and return them by their folders. Raises UserError where that is not possible.
@@ -114,6 +114,10 @@ def _checked(config: DictConfig) -> ExperimentConfig:
     for group in ("dataset", "model", "penalty", "schedule"):
         # each of these files is named like what it configures
         one_of(f"{group}.name", getattr(experiment, group).name, choices(group))
+    for group, method in experiment.methods.items():
+        one_of(f"{group}.name", method.name, choices(group))
+    for name in experiment.loggers:
+        one_of("loggers", name, choices("loggers"))
     return experiment
 
 

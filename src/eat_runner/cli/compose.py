@@ -13,28 +13,17 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
-from eat_runner.config.dataset import DatasetConfig
-from eat_runner.config.hardware import SCHEMAS
-from eat_runner.config.model import ModelConfig
+from eat_runner.config.groups import GROUPS, method_groups
+from eat_runner.config.logger import LoggerConfig
+from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
-from eat_runner.config.penalty import PenaltyConfig
-from eat_runner.config.root import ExperimentConfig
-from eat_runner.config.schedule import ScheduleConfig
-from eat_runner.config.trainer import MeterConfig, TrainerConfig
+from eat_runner.config.root import ExperimentConfig, default_lambda
 from eat_runner.errors import UserError, one_line
 
 HYDRA_VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
-GROUPS: dict[str, dict[str, Any]] = {
-    "dataset": {"base_dataset": DatasetConfig},
-    "model": {"base_model": ModelConfig},
-    "penalty": {"base_penalty": PenaltyConfig},
-    "schedule": {"base_schedule": ScheduleConfig},
-    "hardware": {f"base_{rule}": schema for rule, schema in SCHEMAS.items()},
-    "trainer": {"base_trainer": TrainerConfig},
-}
-SUBTREES: dict[str, list[Any]] = {"meter": [MeterConfig], **{group: list(s.values()) for group, s in GROUPS.items()}}
-ROOT_KEYS = {key.rstrip("_"): key for key in ExperimentConfig.__dataclass_fields__}
+LAMBDA = "lambda"
+LOGGERS = "loggers"  # a mapping from names to schemas, since the group takes a list
 # what Hydra is told to build; nothing else, since a configuration may come from anywhere
 CALLBACKS = {"before_jobs": {"_target_": "eat_runner.cli.callbacks.BeforeJobs"}}
 TARGETS = frozenset(
@@ -53,26 +42,34 @@ LOGGING = frozenset(
 NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode, str: StringNode}
 
 
-def _key_types() -> dict[str, str]:
-    types = {key: type(getattr(ExperimentConfig(), field)).__name__ for key, field in ROOT_KEYS.items()}
+def root_keys() -> dict[str, str]:
+    """The keys that stand at the root and are no groups, with the fields that they are in ExperimentConfig."""
+    keys = {name.rstrip("_"): name for name in ExperimentConfig.__dataclass_fields__}
+    return {key: name for key, name in keys.items() if key not in {*GROUPS, "methods"}}
+
+
+def key_types() -> dict[str, str]:
+    """Every key that can be set, such as trainer.epochs, and the name of its type: root keys, then the groups'."""
+    default = ExperimentConfig()
+    types = {key: type(getattr(default, name)).__name__ for key, name in root_keys().items()}
     types["init"] = "str"
-    for group, schemas in SUBTREES.items():
-        del types[group]
-        types |= {f"{group}.{f.name}": getattr(f.type, "__name__", "int") for s in schemas for f in fields(s)}
+    for group, schemas in ((group, GROUPS[group].schemas) for group in GROUPS):
+        for name, schema in schemas.items():
+            path = f"{group}.{name}" if group == LOGGERS else group
+            types |= {f"{path}.{f.name}": getattr(f.type, "__name__", "int") for f in fields(schema)}
     return types
-
-
-# every key that can be set, such as trainer.epochs, and the name of its type
-KEY_TYPES = _key_types()
 
 
 def no_key(key: str) -> str:
     """What to say about a key that does not exist: the likeliest one that does, or all that could be meant."""
     group, _, leaf = key.replace("/", ".").rpartition(".")
-    inside = {known.rpartition(".")[2]: known for known in KEY_TYPES if known.startswith(f"{group}.")}
-    top = [*(known for known in KEY_TYPES if "." not in known), *SUBTREES, "experiment"]
-    # of keys that end alike, the first: root keys, then meter and the groups
-    anywhere = {known.rpartition(".")[2]: known for known in reversed([*top, *KEY_TYPES])}
+    types = key_types()
+    if key in types:  # another choice of the group has it
+        return f"{key} is no key of the {group} that is chosen: leave it out, or choose another {group}"
+    inside = {known.rpartition(".")[2]: known for known in types if known.startswith(f"{group}.")}
+    top = [*(known for known in types if "." not in known), *GROUPS, "experiment"]
+    # of keys that end alike, the first: root keys, then the groups
+    anywhere = {known.rpartition(".")[2]: known for known in reversed([*top, *types])}
     meant = inside or anywhere
     if close := get_close_matches(leaf, meant, n=1):
         return f"{key} is no key: did you mean {meant[close[0]]}?"
@@ -82,13 +79,20 @@ def no_key(key: str) -> str:
 def root_schema() -> DictConfig:
     """The root keys with their types and defaults, taken from ExperimentConfig.
 
-    A DictConfig of typed nodes, since ``lambda`` cannot be the name of a dataclass's field.
+    A DictConfig of typed nodes, since ``lambda`` cannot be the name of a dataclass's field. Methods are not chosen,
+    unless somebody does.
     """
     default = ExperimentConfig()
-    nodes: dict[str, Any] = {"meter": MeterConfig, "init": StringNode(default.init, is_optional=True)}
-    for key, field in ROOT_KEYS.items():
-        if key not in {*GROUPS, *nodes}:
-            value = getattr(default, field)
+    nodes: dict[str, Any] = {
+        "defaults": [*({group: NONE} for group in method_groups()), "_self_"],
+        "meter": type(default.meter),
+        "init": StringNode(default.init, is_optional=True),
+        LAMBDA: FloatNode(None, is_optional=True),
+        LOGGERS: DictConfig({}, key_type=str, element_type=LoggerConfig),
+    }
+    for key, name in root_keys().items():
+        if key not in nodes:
+            value = getattr(default, name)
             nodes[key] = NODES[type(value)](value, is_optional=False)
     return DictConfig(nodes)
 
@@ -100,9 +104,12 @@ def register() -> None:
     """
     store = ConfigStore.instance()
     store.store(name="base_config", node=root_schema())
-    for group, schemas in GROUPS.items():
-        for name, schema in schemas.items():
-            store.store(group=group, name=name, node=schema)
+    for group, described in GROUPS.items():
+        for name, schema in described.schemas.items():
+            node = {name: schema} if group == LOGGERS else schema
+            store.store(group=group, name=f"base_{name}", node=node)
+    for group, schema in method_groups().items():
+        store.store(group=group, name=NONE, node=schema)
     store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
 
 
@@ -199,21 +206,28 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     _check_keys(config)
     values = OmegaConf.to_object(config)
     assert isinstance(values, dict)
-    return ExperimentConfig(**{ROOT_KEYS[str(key)]: value for key, value in values.items()})
+    plain = {str(key): value for key, value in values.items()}
+    methods = {group: plain.pop(group) for group in method_groups()}
+    if plain[LAMBDA] is None:
+        plain[LAMBDA] = default_lambda(methods.values())
+    fields = root_keys()
+    return ExperimentConfig(methods=methods, **{fields.get(key, key): value for key, value in plain.items()})
 
 
 def _check_keys(job: DictConfig) -> None:
     """Struct mode refuses unknown keys; this refuses those that were added with + or removed with ~."""
-    for key in ROOT_KEYS:
-        if key not in job or (key in SUBTREES and not isinstance(job[key], DictConfig)):
+    types = key_types()
+    known = {key.partition(".")[0] for key in types} | set(GROUPS)
+    for key in [*root_keys(), *GROUPS]:
+        if key not in job or (key in GROUPS and not isinstance(job[key], DictConfig)):
             raise UserError(f"{key} is missing: every key and group needs a value, so leave out what takes it away")
     for key in map(str, job):
         if key == "experiment":
             raise UserError("an experiment's file must begin with the line: # @package _global_")
-        if key not in ROOT_KEYS:
+        if key not in known:
             raise UserError(no_key(key))
-        for inner in job[key] if key in SUBTREES else ():
-            if f"{key}.{inner}" not in KEY_TYPES:
+        for inner in job[key] if key in GROUPS and key != LOGGERS else ():
+            if f"{key}.{inner}" not in types:
                 raise UserError(no_key(f"{key}.{inner}"))
 
 

@@ -1,8 +1,9 @@
 """The text of ``eat-run --help``."""
 
+from eat_runner.config.groups import GROUPS
+from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
 
-GROUPS = ("dataset", "model", "penalty", "schedule", "hardware", "trainer", "experiment")
 TEXT = """\
 Trains image classifiers with an energy penalty and shows what accuracy costs in inference energy.
 
@@ -29,10 +30,12 @@ Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped: the same command co
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's YAML files."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    """What can be chosen: the names of a group's YAML files, and ``none`` of a method."""
+    none = {NONE} if group in GROUPS and GROUPS[group].method else set[str]()
+    return sorted(none | {path.stem for path in (conf_dir() / group).glob("*.yaml")})
 
 
 def help_text() -> str:
     """The whole text. Hydra's own help would compose a configuration and scan for plugins first."""
-    return TEXT.format(groups="\n".join(f"  {group:11} {', '.join(choices(group))}" for group in GROUPS))
+    groups = {group: choices(group) for group in (*GROUPS, "experiment")}
+    return TEXT.format(groups="\n".join(f"  {group:11} {', '.join(names)}" for group, names in groups.items() if names))

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from eat_runner.cli.compose import GROUPS, KEY_TYPES, no_key
+from eat_runner.cli.compose import key_types, no_key
+from eat_runner.config.groups import GROUPS
 
 TYPE_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
 EXTRAS = "joblib, submitit_local and slurm come with: pip install 'eat-runner[joblib,slurm]'"
@@ -37,15 +38,16 @@ def _unknown_choice(config: str, options: list[str]) -> str:
 
 def _wrong_type(line: str) -> str:
     key, _, value = line.lstrip("+").partition("=")
-    if key in GROUPS or key == "meter":
+    if key in GROUPS:
         return f"{key} is a group of keys: change one of them, {key}.KEY=VALUE"
-    wanted = TYPE_NAMES[KEY_TYPES[key]] if key in KEY_TYPES else "of another type"
+    types = key_types()
+    wanted = TYPE_NAMES[types[key]] if key in types else "of another type"
     return f"{key}={value} is of the wrong type: {key} is {wanted}"
 
 
 def _no_override(match: re.Match[str]) -> str:
     key = match["key"]
-    if key in GROUPS or key == "meter":
+    if key in GROUPS:
         return f"{key} is a group of keys: change one of them, {key}.KEY=VALUE"
     if "@" in key:
         return f"{key} is no key: groups have one place here, so write {key.partition('@')[0]}=NAME"

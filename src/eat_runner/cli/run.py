@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.claims import claim
-from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare
+from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare_all
 from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, no_foreign_code, register, to_experiment
 from eat_runner.cli.errors import one_line, one_line_errors
 from eat_runner.cli.help import help_text
@@ -108,9 +108,9 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     def prepare_one(config: ExperimentConfig) -> Identity:
         job = experiment.locate(config)
         experiment.build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
-        return job.dataset.fingerprint, job.init_hash
+        return job.dataset.fingerprint, job.start
 
-    return prepare(configs, prepare_one)
+    return prepare_all(configs, prepare_one)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.model import ModelConfig
-from eat_runner.config.penalty import PenaltyConfig
+from eat_runner.config.penalty import L0Config, PenaltyConfig
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.schedule import ScheduleConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
@@ -10,6 +10,7 @@ from eat_runner.config.trainer import MeterConfig, TrainerConfig
 __all__ = [
     "DatasetConfig",
     "ExperimentConfig",
+    "L0Config",
     "MeterConfig",
     "ModelConfig",
     "PenaltyConfig",

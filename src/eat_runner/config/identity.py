@@ -2,42 +2,65 @@
 
 import hashlib
 import json
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from eat_runner.config.root import ExperimentConfig
+from eat_runner.config.groups import GROUPS
+from eat_runner.config.root import ExperimentConfig, is_baseline
 from eat_runner.config.schedule import ScheduleConfig
 
-# groups in the hash, and their keys that change no result
-GROUPS = ("dataset", "model", "penalty", "schedule", "trainer", "meter")
-WITHOUT_EFFECT = {
-    "trainer": {"evaluate_every", "checkpoint_every", "keep_checkpoint"},
-    "meter": {"ignore_uncounted"},
-}
+# what names a price list and says where its prices come from
+NOT_PRICES = frozenset({"name", "process_nm", "note", "source"})
+# root keys that an experiment varies within a family, beside the groups that it varies
+VARIED_KEYS = frozenset({"lambda", "seed"})
 HASH_DIGITS = 8
 
 
-def determinants(config: ExperimentConfig, data_fingerprint: str, init_hash: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Start:
+    """What a network starts from: nothing (fresh weights), a file of weights, by its hash, or another run, its parent.
+
+    A parent counts by its run id, so that a child's name is known before the parent is trained; the checksum of the
+    parent's weights stands in the child's record.
+    """
+
+    file_hash: str | None = None
+    parent: str | None = None
+
+
+FRESH = Start()
+
+
+def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start = FRESH) -> dict[str, Any]:
     """The values that determine a run's result, schema defaults left out so that a key added later keeps old hashes.
 
-    data_fingerprint: hash of the data set's content. init_hash: hash of the initial weights' file, None without one.
-    Paths, names, hardware, selection, launcher, threads and the device's name are not among them.
+    data_fingerprint: hash of the data set's content. Hardware is among them, by its prices, if and only if something
+    that shapes the network reads them. Paths, names, loggers, selection, launcher, threads and the device's name are
+    not.
     """
-    config = config.normalised()
-    values: dict[str, Any] = {}
-    for group in GROUPS:
-        chosen = getattr(config, group)
-        default = type(chosen)()
-        ignored = WITHOUT_EFFECT.get(group, set())
-        values[group] = {
-            f.name: getattr(chosen, f.name)
-            for f in fields(chosen)
-            if f.name not in ignored and (f.name == "name" or getattr(chosen, f.name) != getattr(default, f.name))
-        }
+    config = config.canonical()
+    chosen = {name: getattr(config, name) for name, group in GROUPS.items() if group.hashed and not group.method}
+    chosen |= config.chosen_methods
+    values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
+    if config.reads_hardware:
+        values["hardware"] = {key: value for key, value in asdict(config.hardware).items() if key not in NOT_PRICES}
     values |= {"lambda": config.lambda_, "seed": config.seed, "data": data_fingerprint}
-    if init_hash is not None:
-        values["init"] = init_hash
+    if start.parent is not None:
+        values["parent"] = start.parent
+    elif start.file_hash is not None:
+        values["init"] = start.file_hash
     return values
+
+
+def _differing(chosen: Any, ignored: frozenset[str]) -> dict[str, Any]:
+    """The name, and the values that are not their schema's defaults."""
+    default = type(chosen)()
+    return {
+        f.metadata.get("hashed_as", f.name): getattr(chosen, f.name)
+        for f in fields(chosen)
+        if f.name not in ignored and (f.name == "name" or getattr(chosen, f.name) != getattr(default, f.name))
+    }
 
 
 def digest(values: Any) -> str:
@@ -46,35 +69,48 @@ def digest(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def run_id(config: ExperimentConfig, data_fingerprint: str, init_hash: str | None) -> str:
+def run_id(config: ExperimentConfig, data_fingerprint: str, start: Start = FRESH) -> str:
     """Readable name that ends in the hash, e.g. ``digits-resnet18-l0-lambda1-seed0-3f9c12ab``."""
-    config = config.normalised()
+    config = config.canonical()
     return "-".join(
         [
             config.dataset.name,
             config.model.arch or config.model.name,
             config.penalty.name,
+            *(f"{group}_{method.name}" for group, method in config.chosen_methods.items()),
             f"lambda{config.lambda_:g}",
             f"seed{config.seed}",
-            digest(determinants(config, data_fingerprint, init_hash)),
+            digest(determinants(config, data_fingerprint, start)),
         ]
     )
 
 
-def baseline_id(config: ExperimentConfig, data_fingerprint: str, init_hash: str | None) -> str:
-    """Hash of everything but penalty, schedule and lambda: a run and the baseline it is compared with share it."""
-    values = determinants(config, data_fingerprint, init_hash)
-    return digest({key: value for key, value in values.items() if key not in {"penalty", "schedule", "lambda"}})
+def varied() -> frozenset[str]:
+    """The determinants that an experiment varies within a family: the others are the same for all of its points."""
+    return VARIED_KEYS | {name for name, group in GROUPS.items() if group.varied or group.method}
+
+
+def baseline_id(config: ExperimentConfig, data_fingerprint: str, start: Start = FRESH) -> str:
+    """Hash of everything but penalty, schedule, lambda and methods: a run and the baseline that it is compared with
+    share it."""
+    values = determinants(config, data_fingerprint, start)
+    return digest({key: value for key, value in values.items() if key == "seed" or key not in varied()})
+
+
+def is_plain_baseline(values: Mapping[str, Any]) -> bool:
+    """``ExperimentConfig.is_baseline`` of a configuration that ``as_plain`` wrote, or of a run's determinants."""
+    methods = (values[name]["name"] for name, group in GROUPS.items() if group.method and name in values)
+    return is_baseline(values["lambda"], values["penalty"]["name"], methods)
 
 
 def preparation(config: ExperimentConfig) -> str:
     """A key that configurations share which need the same data, network and measurements made ready: seeds, lambdas
     and schedules need no preparation of their own, nor does it matter where results go."""
-    config = config.normalised()
+    config = config.canonical()
     return repr(
         replace(
             config,
-            lambda_=float(not config.is_baseline),
+            lambda_=float(config.is_penalised),
             seed=0,
             schedule=ScheduleConfig(),
             name="any",
@@ -87,4 +123,4 @@ def as_plain(config: ExperimentConfig) -> dict[str, Any]:
     """The configuration as nested plain values, under the names of the command line (``lambda``, not ``lambda_``)."""
     values = asdict(config)
     values["lambda"] = values.pop("lambda_")
-    return values
+    return values | values.pop("methods")

@@ -1,30 +1,52 @@
-"""The config group ``penalty``."""
+"""The config group ``penalty``: what every penalty has, and those that have more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eat_runner.config.checks import above, at_least, one_of
 
 SMALLEST_SIGMA = 1e-30  # 1 / sigma must be a float32
 SCOPES = ("leaf_modules", "activations")
-NORMALISATIONS = ("layer_mean", "elements", "parameters")
+WEIGHTINGS = ("layer_mean", "elements", "parameters")
 
 
 @dataclass(kw_only=True, slots=True)
 class PenaltyConfig:
-    """What is added to the cross-entropy, times lambda (EAT, arXiv 2307.00368, Eq. 1 and 3).
+    """What is added to the cross-entropy, times lambda (EAT, arXiv 2307.00368, Eq. 3).
 
-    name: key of penalties.PENALTIES. sigma: the surrogate's width; smaller is closer to l0.
-    scope: which outputs are penalised: all leaf modules (as in the code that the paper builds on) or activation
-    functions only. normalisation: how the sums of the layers become one number (see penalties.py for the formulas).
+    name: key of penalties.PENALTIES; ``none`` is standard training. scope: which outputs are penalised: of all leaf
+    modules (as in the code that the paper builds on) or of activation functions only. weighting: how the sums of the
+    layers become one number (penalties/weighting.py has the formulas).
     """
+
+    name: str = "none"
+    scope: str = "leaf_modules"
+    weighting: str = field(default="layer_mean", metadata={"hashed_as": "normalisation"})
+
+    @property
+    def reads_hardware(self) -> bool:
+        """Whether the prices of the hardware decide what is penalised."""
+        return False
+
+    def check(self) -> None:
+        one_of("penalty.scope", self.scope, SCOPES)
+        one_of("penalty.weighting", self.weighting, WEIGHTINGS)
+
+
+@dataclass(kw_only=True, slots=True)
+class L0Config(PenaltyConfig):
+    """sigma: width of the l0 norm's surrogate (arXiv 2307.00368, Eq. 1); smaller is closer to l0."""
 
     name: str = "l0"
     sigma: float = 1e-4
-    scope: str = "leaf_modules"
-    normalisation: str = "layer_mean"
 
     def check(self) -> None:
+        PenaltyConfig.check(self)
         above("penalty.sigma", self.sigma, 0.0)
         at_least("penalty.sigma", self.sigma, SMALLEST_SIGMA)
-        one_of("penalty.scope", self.scope, SCOPES)
-        one_of("penalty.normalisation", self.normalisation, NORMALISATIONS)
+
+
+# a penalty without knobs of its own takes the first
+SCHEMAS: dict[str, type[PenaltyConfig]] = {
+    "penalty": PenaltyConfig,
+    "l0": L0Config,
+}

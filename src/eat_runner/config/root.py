@@ -1,12 +1,17 @@
 """An experiment's whole configuration: the groups and the root keys."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from eat_runner.config.checks import at_least, between, one_of
 from eat_runner.config.dataset import DatasetConfig
+from eat_runner.config.groups import method_groups
 from eat_runner.config.hardware import HardwareConfig, PublishedHardware
+from eat_runner.config.logger import LoggerConfig, default_loggers
+from eat_runner.config.method import NONE, MethodConfig
 from eat_runner.config.model import ModelConfig
-from eat_runner.config.penalty import PenaltyConfig
+from eat_runner.config.penalty import L0Config, PenaltyConfig
 from eat_runner.config.schedule import ScheduleConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
 from eat_runner.errors import UserError
@@ -16,17 +21,42 @@ SELECTIONS = ("validation", "paper")
 ON_ERROR = ("continue", "stop")
 
 
+def default_methods() -> dict[str, MethodConfig]:
+    """No method at all."""
+    return {name: schema() for name, schema in method_groups().items()}
+
+
+def default_lambda(methods: Iterable[MethodConfig]) -> float:
+    """lambda where nobody has given one: 1, or 0 beside a method, which then stands alone."""
+    return 0.0 if any(method.is_chosen for method in methods) else 1.0
+
+
+def is_penalised(lambda_: float, penalty: str) -> bool:
+    """Whether anything is added to the cross-entropy. penalty: its name."""
+    return lambda_ != 0 and penalty != NONE
+
+
+def is_baseline(lambda_: float, penalty: str, methods: Iterable[str]) -> bool:
+    """Standard training (ST): no penalty and no method. penalty, methods: their names."""
+    return not is_penalised(lambda_, penalty) and all(name == NONE for name in methods)
+
+
 @dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-    """One run. ``lambda_`` is the key ``lambda`` of the command line; conf/config.yaml explains every key."""
+    """One run. ``lambda_`` is the key ``lambda`` of the command line; conf/config.yaml explains every key.
+
+    methods: by group (config/groups.py). loggers: by name.
+    """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    penalty: PenaltyConfig = field(default_factory=L0Config)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     meter: MeterConfig = field(default_factory=MeterConfig)
     hardware: HardwareConfig = field(default_factory=PublishedHardware)
+    methods: dict[str, MethodConfig] = field(default_factory=default_methods)
+    loggers: dict[str, LoggerConfig] = field(default_factory=default_loggers)
     lambda_: float = 1.0
     seed: int = 0
     name: str = "default"
@@ -43,6 +73,8 @@ class ExperimentConfig:
     def check(self) -> None:
         """Raise UserError where a value is out of range. Nothing is read from disk."""
         for group in (self.dataset, self.model, self.penalty, self.schedule, self.trainer, self.meter, self.hardware):
+            group.check()
+        for group in (*self.chosen_methods.values(), *self.loggers.values()):
             group.check()
         at_least("lambda", self.lambda_, 0.0)
         between("seed", self.seed, 0, 2**31 - 1)
@@ -68,12 +100,27 @@ class ExperimentConfig:
                 )
 
     @property
-    def is_baseline(self) -> bool:
-        """True for standard training (ST): nothing is added to the cross-entropy."""
-        return self.lambda_ == 0 or self.penalty.name == "none"
+    def chosen_methods(self) -> dict[str, MethodConfig]:
+        return {name: method for name, method in self.methods.items() if method.is_chosen}
 
-    def normalised(self) -> "ExperimentConfig":
-        """The same experiment with what cannot matter set to one value: a baseline has no penalty and no schedule."""
-        if not self.is_baseline:
-            return self
-        return replace(self, lambda_=0.0, penalty=PenaltyConfig(name="none"), schedule=ScheduleConfig())
+    @property
+    def is_penalised(self) -> bool:
+        return is_penalised(self.lambda_, self.penalty.name)
+
+    @property
+    def is_baseline(self) -> bool:
+        return is_baseline(self.lambda_, self.penalty.name, (method.name for method in self.methods.values()))
+
+    @property
+    def reads_hardware(self) -> bool:
+        """Whether the prices of the hardware decide what comes out: a method or the penalty looks at them."""
+        return any(method.reads_hardware for method in self.chosen_methods.values()) or (
+            self.is_penalised and self.penalty.reads_hardware
+        )
+
+    def canonical(self) -> "ExperimentConfig":
+        """The same experiment with what cannot matter set to one value: penalty and schedule of a training without
+        penalty, the knobs of methods that are not chosen."""
+        unpenalised: dict[str, Any] = {"lambda_": 0.0, "penalty": PenaltyConfig(), "schedule": ScheduleConfig()}
+        changes = {} if self.is_penalised else unpenalised
+        return replace(self, methods=default_methods() | self.chosen_methods, **changes)

@@ -1,0 +1,56 @@
+"""THE list of config groups. A new group is a module beside this one with its schema, a line here, and a folder in
+conf/ (a method's choice ``none`` needs no file)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eat_runner.config import hardware, logger, penalty
+from eat_runner.config.dataset import DatasetConfig
+from eat_runner.config.method import MethodConfig
+from eat_runner.config.model import ModelConfig
+from eat_runner.config.schedule import ScheduleConfig
+from eat_runner.config.trainer import MeterConfig, TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """schemas: what a file of conf/<group>/ is checked against: its defaults begin with base_<key>.
+    about: for --help. hashed: its values determine a run's result; without_effect: but for these keys.
+    varied: an experiment varies it within a family. method: it changes the network beside the penalty (MethodConfig).
+    """
+
+    schemas: Mapping[str, type[Any]]
+    about: str
+    hashed: bool = True
+    varied: bool = False
+    method: bool = False
+    without_effect: frozenset[str] = field(default_factory=frozenset[str])
+
+
+GROUPS: dict[str, Group] = {
+    "dataset": Group(schemas={"dataset": DatasetConfig}, about="what is trained on"),
+    "model": Group(schemas={"model": ModelConfig}, about="which network"),
+    "penalty": Group(schemas=penalty.SCHEMAS, about="what is added to the loss, times lambda", varied=True),
+    "schedule": Group(
+        schemas={"schedule": ScheduleConfig}, about="how lambda changes during training", varied=True
+    ),
+    # in the hash where a method or a penalty read its prices (config/identity.py)
+    "hardware": Group(schemas=hardware.SCHEMAS, about="price list", hashed=False, varied=True),
+    "trainer": Group(
+        schemas={"trainer": TrainerConfig},
+        about="optimiser, epochs, precision",
+        without_effect=frozenset({"evaluate_every", "checkpoint_every", "keep_checkpoint"}),
+    ),
+    "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run: a list", hashed=False),
+    "meter": Group(
+        schemas={"meter": MeterConfig},
+        about="how non-zeros are counted",
+        without_effect=frozenset({"ignore_uncounted"}),
+    ),
+}
+
+
+def method_groups() -> dict[str, type[MethodConfig]]:
+    """The groups of methods, each with its schema."""
+    return {name: next(iter(group.schemas.values())) for name, group in GROUPS.items() if group.method}

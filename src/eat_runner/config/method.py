@@ -1,0 +1,25 @@
+"""What the config groups of methods have in common: a method changes a network beside its penalty."""
+
+from dataclasses import dataclass
+
+NONE = "none"
+
+
+@dataclass(kw_only=True, slots=True)
+class MethodConfig:
+    """A method's group: a subclass with the method's knobs. name: which variant of it; ``none`` leaves the network as it
+    is, and then the other keys mean nothing."""
+
+    name: str = NONE
+
+    @property
+    def is_chosen(self) -> bool:
+        return self.name != NONE
+
+    @property
+    def reads_hardware(self) -> bool:
+        """Whether the prices of the hardware decide what the method does to the network."""
+        return False
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of range."""
