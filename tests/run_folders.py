@@ -179,8 +179,8 @@ def _batches(split: str, layers: Sequence[LayerCounts]) -> list[BatchCounts]:
 
 def write_run(parent: Path, chosen: ExperimentConfig, *, blocks: int = 8, **record: Any) -> RunFolder:
     """A finished run of ``chosen`` below ``parent``; keywords change its record. Its folder's name is the run id."""
-    chosen = chosen.normalised()
-    identity = run_id(chosen, FINGERPRINT, None)
+    chosen = chosen.canonical()
+    identity = run_id(chosen, FINGERPRINT)
     folder = RunFolder(parent / identity)
     folder.create()
     folder.write_config(as_plain(chosen))
@@ -188,8 +188,8 @@ def write_run(parent: Path, chosen: ExperimentConfig, *, blocks: int = 8, **reco
         "run_id": identity,
         "status": "finished",
         "config": as_plain(chosen),
-        "baseline_id": baseline_id(chosen, FINGERPRINT, None),
-        "determinants": determinants(chosen, FINGERPRINT, None),
+        "baseline_id": baseline_id(chosen, FINGERPRINT),
+        "determinants": determinants(chosen, FINGERPRINT),
         "data_fingerprint": FINGERPRINT,
         "meter": {"batch": chosen.meter.batch, "threshold": chosen.meter.threshold},
     } | record

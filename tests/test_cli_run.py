@@ -17,9 +17,10 @@ import eat_runner
 from eat_runner.claims import claim
 from eat_runner.cli import run
 from eat_runner.cli.compose import compose_experiment as composed
-from eat_runner.cli.help import GROUPS, choices
+from eat_runner.cli.help import choices
+from eat_runner.config.groups import GROUPS
 from eat_runner.config.hardware import HardwareConfig
-from eat_runner.config.identity import run_id
+from eat_runner.config.identity import FRESH, run_id
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
@@ -37,7 +38,7 @@ class FakeExperiment(ModuleType):
         self.ran: list[tuple[float, int]] = []
 
     def locate(self, config: ExperimentConfig) -> SimpleNamespace:
-        return SimpleNamespace(config=config, dataset=SimpleNamespace(fingerprint=FINGERPRINT), init_hash=None)
+        return SimpleNamespace(config=config, dataset=SimpleNamespace(fingerprint=FINGERPRINT), start=FRESH)
 
     def build_or_error(self, job: SimpleNamespace) -> None:
         self.prepared.append((job.config.model.name, job.config.lambda_))
@@ -47,7 +48,7 @@ class FakeExperiment(ModuleType):
             sys.exit(75)
         self.ran.append((config.lambda_, config.seed))
         status = "failed" if config.lambda_ == FAILING else "finished"
-        record = RunRecord(run_id=run_id(config, FINGERPRINT, None), status=status, reason="ValueError: boom")
+        record = RunRecord(run_id=run_id(config, FINGERPRINT), status=status, reason="ValueError: boom")
         folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_record(record)
@@ -221,7 +222,7 @@ def test_a_run_that_somebody_held_for_a_moment_is_done_in_the_end(
     held = ExitStack()
 
     def has_another(config: ExperimentConfig) -> RunRecord:
-        record = RunRecord(run_id=run_id(config, FINGERPRINT, None), status="running")
+        record = RunRecord(run_id=run_id(config, FINGERPRINT), status="running")
         folder = tmp_path / "results" / "default" / record.run_id
         folder.mkdir(parents=True)
         assert held.enter_context(claim(folder))
@@ -239,7 +240,7 @@ def test_who_has_a_run_for_long_is_not_waited_for(
     command: Command, experiment: FakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    folder = tmp_path / "results" / "default" / run_id(composed(["lambda=1"]), FINGERPRINT, None)
+    folder = tmp_path / "results" / "default" / run_id(composed(["lambda=1"]), FINGERPRINT)
     folder.mkdir(parents=True)
     RunFolder(folder).write_record(RunRecord(run_id=folder.name, status="interrupted"))
 
@@ -365,8 +366,8 @@ def real(arguments: list[str], **environment: str) -> str:
 
 def test_help_names_every_group_and_choice_and_needs_no_torch() -> None:
     text = real(["--help"])
-    for group in GROUPS:
-        assert f"  {group:11} {', '.join(choices(group))}\n" in text
+    for group in (*GROUPS, "experiment"):
+        assert group == "meter" or f"  {group:11} {', '.join(choices(group))}\n" in text
     assert max(map(len, text.splitlines())) <= 120
 
 

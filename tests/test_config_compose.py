@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from eat_runner import data, models, penalties, schedules
-from eat_runner.cli.compose import KEY_TYPES, ROOT_KEYS, SUBTREES, compose_experiment
-from eat_runner.cli.help import GROUPS, choices
+from eat_runner.cli.compose import compose_experiment, key_types, root_keys
+from eat_runner.cli.help import choices
 from eat_runner.config import ExperimentConfig
+from eat_runner.config.groups import GROUPS
 from eat_runner.config.paths import conf_dir
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 
@@ -19,11 +20,12 @@ REGISTRIES = {
     "penalty": penalties.PENALTIES,
     "schedule": schedules.SCHEDULES,
 }
-CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+CHOICES = [(group, name) for group in (*GROUPS, "experiment") for name in choices(group)]
 
 
 def test_every_folder_of_conf_is_a_group_of_the_help() -> None:
-    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == {*GROUPS, "hydra"}
+    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "experiment", "hydra"} - {"meter"}
 
 
 @pytest.mark.parametrize("group", REGISTRIES)
@@ -51,10 +53,9 @@ def test_config_yaml_states_the_defaults_of_the_code() -> None:
     """config.yaml is the table of contents: every root key stands there, with the value that the dataclass has."""
     written = yaml.safe_load((conf_dir() / "config.yaml").read_text())
     default = ExperimentConfig()
-    assert set(written) - {"defaults", "hydra"} == {key for key in ROOT_KEYS if key not in SUBTREES} | {"meter"}
-    assert {key: written[key] for key in written if key not in {"defaults", "hydra", "meter"}} == {
-        key: getattr(default, field) for key, field in ROOT_KEYS.items() if key not in SUBTREES
-    }
+    assert set(written) - {"defaults", "hydra"} == {*root_keys(), "meter"}
+    values = {key: getattr(default, field) for key, field in root_keys().items()}
+    assert {key: written[key] for key in values} == values | {"lambda": None}
     assert written["meter"] == {key: getattr(default.meter, key) for key in ("batch", "threshold", "ignore_uncounted")}
 
 
@@ -67,10 +68,10 @@ def test_the_paper_trainer_is_the_papers() -> None:
 
 
 def test_key_types_name_what_can_be_set() -> None:
-    assert KEY_TYPES["lambda"] == KEY_TYPES["hardware.dram_pj_per_bit"] == "float"
-    assert KEY_TYPES["trainer.epochs"] == KEY_TYPES["seed"] == KEY_TYPES["hardware.batch"] == "int"
-    assert KEY_TYPES["dataset.flip"] == KEY_TYPES["plan"] == "bool"
-    assert KEY_TYPES["init"] == KEY_TYPES["model.arch"] == "str"
+    assert key_types()["lambda"] == key_types()["hardware.dram_pj_per_bit"] == "float"
+    assert key_types()["trainer.epochs"] == key_types()["seed"] == key_types()["hardware.batch"] == "int"
+    assert key_types()["dataset.flip"] == key_types()["plan"] == "bool"
+    assert key_types()["init"] == key_types()["model.arch"] == "str"
 
 
 def test_no_file_names_code() -> None:

@@ -8,6 +8,7 @@ import pytest
 from eat_runner.config import (
     DatasetConfig,
     ExperimentConfig,
+    L0Config,
     MeterConfig,
     ModelConfig,
     PenaltyConfig,
@@ -15,7 +16,7 @@ from eat_runner.config import (
     TrainerConfig,
 )
 from eat_runner.config.hardware import FusedHardware
-from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
+from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, run_id
 
 DATA = "d" * 8
 CONFIG = ExperimentConfig()
@@ -30,14 +31,14 @@ def test_the_hash_is_that_of_canonical_json_without_defaults() -> None:
         '{"data":"dddddddd","dataset":{"name":"digits"},"lambda":1.0,"meter":{},"model":{"name":"resnet18"},'
         '"penalty":{"name":"l0"},"schedule":{"name":"constant"},"seed":0,"trainer":{}}'
     )
-    assert run_id(CONFIG, DATA, None) == f"digits-resnet18-l0-lambda1-seed0-{sha(json)}"
+    assert run_id(CONFIG, DATA) == f"digits-resnet18-l0-lambda1-seed0-{sha(json)}"
 
 
 def test_what_differs_from_the_defaults_is_in_the_hash() -> None:
     config = ExperimentConfig(
         dataset=DatasetConfig(name="gtsrb", image_size=32, rotation_degrees=15.0),
         model=ModelConfig(name="torchvision", arch="mobilenet_v2"),
-        penalty=PenaltyConfig(sigma=0.001),
+        penalty=L0Config(sigma=0.001),
         trainer=TrainerConfig(epochs=3, evaluate_every=2, checkpoint_every=5, keep_checkpoint=True),
         meter=MeterConfig(batch=50, ignore_uncounted=True),
         lambda_=0.5,
@@ -48,7 +49,7 @@ def test_what_differs_from_the_defaults_is_in_the_hash() -> None:
         '"lambda":0.5,"meter":{"batch":50},"model":{"arch":"mobilenet_v2","name":"torchvision"},'
         '"penalty":{"name":"l0","sigma":0.001},"schedule":{"name":"constant"},"seed":7,"trainer":{"epochs":3}}'
     )
-    assert run_id(config, DATA, "weights") == f"gtsrb-mobilenet_v2-l0-lambda0.5-seed7-{sha(json)}"
+    assert run_id(config, DATA, Start("weights")) == f"gtsrb-mobilenet_v2-l0-lambda0.5-seed7-{sha(json)}"
 
 
 def test_a_baseline_has_neither_penalty_nor_schedule() -> None:
@@ -58,17 +59,17 @@ def test_a_baseline_has_neither_penalty_nor_schedule() -> None:
     )
     expected = f"digits-resnet18-none-lambda0-seed0-{sha(json)}"
     linear = ScheduleConfig(name="linear", warmup=0.2)
-    assert run_id(replace(CONFIG, lambda_=0.0), DATA, None) == expected
-    assert run_id(replace(CONFIG, lambda_=0.0, penalty=PenaltyConfig(sigma=0.5)), DATA, None) == expected
-    assert run_id(replace(CONFIG, lambda_=0.0, schedule=linear), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=0.0), DATA) == expected
+    assert run_id(replace(CONFIG, lambda_=0.0, penalty=L0Config(sigma=0.5)), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=0.0, schedule=linear), DATA) == expected
     assert run_id(replace(CONFIG, lambda_=3.0, penalty=PenaltyConfig(name="none")), DATA, None) == expected
 
 
 OTHER_RUNS = {
     "lambda": replace(CONFIG, lambda_=2.0),
     "seed": replace(CONFIG, seed=1),
-    "sigma": replace(CONFIG, penalty=PenaltyConfig(sigma=1e-3)),
-    "scope": replace(CONFIG, penalty=PenaltyConfig(scope="activations")),
+    "sigma": replace(CONFIG, penalty=L0Config(sigma=1e-3)),
+    "scope": replace(CONFIG, penalty=L0Config(scope="activations")),
     "schedule": replace(CONFIG, schedule=ScheduleConfig(name="linear")),
     "epochs": replace(CONFIG, trainer=TrainerConfig(epochs=21)),
     "precision": replace(CONFIG, trainer=TrainerConfig(precision="bf16")),
@@ -82,12 +83,14 @@ OTHER_RUNS = {
 
 @pytest.mark.parametrize("what", OTHER_RUNS)
 def test_what_changes_the_result_changes_the_name(what: str) -> None:
-    assert run_id(OTHER_RUNS[what], DATA, None) != run_id(CONFIG, DATA, None)
+    assert run_id(OTHER_RUNS[what], DATA) != run_id(CONFIG, DATA)
 
 
 def test_other_data_and_other_initial_weights_change_the_name() -> None:
-    names = {run_id(CONFIG, data, init) for data in ("a", "b") for init in (None, "x", "y")}
-    assert len(names) == 6
+    names = {
+        run_id(CONFIG, data, init) for data in ("a", "b") for init in (FRESH, Start("x"), Start("y"), Start(parent="y"))
+    }
+    assert len(names) == 8
 
 
 SAME_RUN = {
@@ -104,7 +107,7 @@ SAME_RUN = {
 
 @pytest.mark.parametrize("what", SAME_RUN)
 def test_what_does_not_change_the_result_keeps_the_name(what: str) -> None:
-    assert run_id(SAME_RUN[what], DATA, None) == run_id(CONFIG, DATA, None)
+    assert run_id(SAME_RUN[what], DATA) == run_id(CONFIG, DATA)
 
 
 def test_a_run_shares_its_baseline_id_with_its_baseline_and_not_with_another_seed() -> None:
@@ -114,15 +117,15 @@ def test_a_run_shares_its_baseline_id_with_its_baseline_and_not_with_another_see
     sweep = [
         CONFIG,
         replace(CONFIG, lambda_=0.0),
-        replace(CONFIG, lambda_=9.0, penalty=PenaltyConfig(sigma=1e-2), schedule=ScheduleConfig(name="cosine")),
+        replace(CONFIG, lambda_=9.0, penalty=L0Config(sigma=1e-2), schedule=ScheduleConfig(name="cosine")),
     ]
-    assert {baseline_id(config, DATA, None) for config in sweep} == {sha(json)}
+    assert {baseline_id(config, DATA) for config in sweep} == {sha(json)}
     for what in ("seed", "epochs", "meter", "width", "flip"):
-        assert baseline_id(OTHER_RUNS[what], DATA, None) != sha(json)
+        assert baseline_id(OTHER_RUNS[what], DATA) != sha(json)
 
 
 def test_determinants_are_plain_and_readable() -> None:
-    assert determinants(replace(CONFIG, lambda_=0.0), DATA, "weights") == {
+    assert determinants(replace(CONFIG, lambda_=0.0), DATA, Start("weights")) == {
         "dataset": {"name": "digits"},
         "model": {"name": "resnet18"},
         "penalty": {"name": "none"},

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import eat_runner
 from eat_runner import data, experiment, models
-from eat_runner.config import DatasetConfig, ExperimentConfig, ModelConfig, PenaltyConfig, ScheduleConfig, TrainerConfig
+from eat_runner.config import DatasetConfig, ExperimentConfig, L0Config, ModelConfig, ScheduleConfig, TrainerConfig
 from eat_runner.data.batches import training_batches
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
@@ -57,7 +57,7 @@ def test_training_is_sgd_on_cross_entropy_plus_lambda_times_the_penalty(config):
     config = replace(
         config,
         model=ModelConfig(name="vgg11", width=4),
-        penalty=PenaltyConfig(sigma=1e-2),
+        penalty=L0Config(sigma=1e-2),
         schedule=ScheduleConfig(),
         lambda_=2.0,
         trainer=replace(config.trainer, epochs=1, lr_schedule="constant", weight_decay=0.01, channels_last=False),
@@ -349,7 +349,7 @@ def test_a_plan_lists_what_is_done_and_what_is_left(config):
 
 
 def test_a_baseline_has_no_penalty_in_its_identity(config):
-    grid = [replace(config, lambda_=0.0, penalty=PenaltyConfig(sigma=s)) for s in (1e-4, 1e-2)]
+    grid = [replace(config, lambda_=0.0, penalty=L0Config(sigma=s)) for s in (1e-4, 1e-2)]
     assert len({run.run_id for run in experiment.plan(grid)}) == 1
 
 
@@ -418,7 +418,7 @@ def test_compiled_trainings_in_one_process_do_not_share_their_penalties(config):
         rows = {}
         for compiled in ("on", "off"):
             settings = replace(config.trainer, compile=compiled, epochs=1)
-            changed = replace(config, lambda_=lambda_, penalty=PenaltyConfig(sigma=sigma), trainer=settings)
+            changed = replace(config, lambda_=lambda_, penalty=L0Config(sigma=sigma), trainer=settings)
             rows[compiled] = train(trainer_of(changed)).history[0]
         assert rows["on"].cross_entropy == pytest.approx(rows["off"].cross_entropy, rel=0.02)  # a small sigma is stiff
         assert rows["on"].penalty == (pytest.approx(rows["off"].penalty, rel=1e-3) if lambda_ else None)

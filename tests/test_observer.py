@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from eat_runner import models
-from eat_runner.config import ModelConfig, PenaltyConfig
+from eat_runner.config import L0Config, ModelConfig
 from eat_runner.errors import UserError
 from eat_runner.observer import Observer
 from eat_runner.penalties import Share
@@ -49,7 +49,7 @@ def penalty_of(model, x, config):
 @pytest.mark.parametrize("sigma", PUBLISHED_FIXTURE)
 def test_published_fixture(sigma):
     model, x = integer_network()
-    _, penalty = penalty_of(model, x, PenaltyConfig(sigma=sigma))
+    _, penalty = penalty_of(model, x, L0Config(sigma=sigma))
     assert penalty.item() == pytest.approx(PUBLISHED_FIXTURE[sigma], rel=1e-12)
     if sigma in GRADIENT_NORM:
         penalty.backward()
@@ -86,13 +86,13 @@ def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, trai
     torch.manual_seed(0)
     model = build().double().train(training).to(memory_format=layout)
     x, y = torch.randn(2, 3, 32, 48, dtype=torch.float64).to(memory_format=layout), torch.tensor([1, 3])
-    with Observer(model, PenaltyConfig(sigma=1e-2), x) as observer:
+    with Observer(model, L0Config(sigma=1e-2), x) as observer:
         out = model(x)
         penalty = observer.collect(2, 1)
         (F.cross_entropy(out, y) + 3.0 * penalty).backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    with Observer(model, PenaltyConfig(sigma=1e-2), x, in_backward=True) as observer:
+    with Observer(model, L0Config(sigma=1e-2), x, in_backward=True) as observer:
         loss = F.cross_entropy(model(x), y)
         observer.weigh(3.0, 2, 1)
         loss.backward()
@@ -113,7 +113,7 @@ def test_how_close_the_gradient_in_backward_is_in_lower_precision(bf16, differen
     found = []
     for in_backward in (False, True):
         model.zero_grad()
-        with Observer(model, PenaltyConfig(sigma=1e-2), x, in_backward) as observer:
+        with Observer(model, L0Config(sigma=1e-2), x, in_backward) as observer:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = 0.0 * model(x).sum()  # so that the gradient is the penalty's alone
             if in_backward:
@@ -158,7 +158,7 @@ def test_a_batch_norm_and_its_relu_are_penalised_in_one_operation(model, togethe
 
     monkeypatch.setattr(Share, "add_to", watch)
     x = torch.randn(2, 3, 4, 4)
-    with Observer(model, PenaltyConfig(), x, in_backward=True) as observer:
+    with Observer(model, L0Config(), x, in_backward=True) as observer:
         loss = model(x).sum()
         observer.weigh(1.0, 2, 1)
         loss.backward()
@@ -223,7 +223,7 @@ def test_torchvision_resnet18_with_in_place_additions(normalisation):
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
 
-    _, penalty = penalty_of(model, x, PenaltyConfig(normalisation=normalisation))
+    _, penalty = penalty_of(model, x, L0Config(weighting=normalisation))
     penalty.backward()
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-10)
     for p, gradient in zip(model.parameters(), gradients, strict=True):
@@ -245,13 +245,13 @@ def test_activation_scope_includes_functional_activations():
     hidden = torch.relu(x @ model.first.weight.T + model.first.bias)
     out = torch.relu(hidden @ model.second.weight.T + model.second.bias)
     expected = sum((y**2 / (y**2 + 1e-4)).mean() for y in (hidden, out)) / 2
-    _, penalty = penalty_of(model, x, PenaltyConfig(scope="activations"))
+    _, penalty = penalty_of(model, x, L0Config(scope="activations"))
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_a_scope_that_matches_nothing_is_refused():
     with pytest.raises(UserError, match="matches nothing"):
-        Observer(nn.Sequential(nn.Linear(2, 2)), PenaltyConfig(scope="activations"), torch.zeros(2, 2))
+        Observer(nn.Sequential(nn.Linear(2, 2)), L0Config(scope="activations"), torch.zeros(2, 2))
 
 
 def test_outputs_are_never_changed_and_evaluation_is_not_observed():
@@ -259,9 +259,9 @@ def test_outputs_are_never_changed_and_evaluation_is_not_observed():
     model = torchvision.models.resnet18(weights=None, num_classes=4).eval()
     x = torch.randn(2, 3, 32, 32)
     expected = model(x)
-    out, _ = penalty_of(model, x, PenaltyConfig())
+    out, _ = penalty_of(model, x, L0Config())
     assert torch.equal(out, expected)
-    with Observer(model, PenaltyConfig(), x) as observer:
+    with Observer(model, L0Config(), x) as observer:
         with torch.no_grad():
             model(x)
         assert observer.sums == []
@@ -275,7 +275,7 @@ def test_float32_under_autocast():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
     x = torch.randn(16, 64)
-    with Observer(model, PenaltyConfig(), x) as observer, torch.autocast("cpu", torch.bfloat16):
+    with Observer(model, L0Config(), x) as observer, torch.autocast("cpu", torch.bfloat16):
         model(x)
         penalty = observer.collect(16, 1)
     assert penalty.dtype == torch.float32
@@ -284,8 +284,8 @@ def test_float32_under_autocast():
 def test_a_compiled_network_is_observed():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)), torch.randn(4, 8)
-    _, expected = penalty_of(model, x, PenaltyConfig())
-    with Observer(model, PenaltyConfig(), x) as observer:
+    _, expected = penalty_of(model, x, L0Config())
+    with Observer(model, L0Config(), x) as observer:
         torch.compile(model, backend="eager")(x)
         penalty = observer.collect(4, 1)
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -305,7 +305,7 @@ def test_an_activation_that_another_overwrites_is_still_penalised_as_it_was():
     expected = sum((y * y / (y * y + 1e-2)).mean() for y in both()) / 2
     (both()[1].sum() + 3.0 * expected).backward()
     gradient = linear.weight.grad.clone()
-    config = PenaltyConfig(sigma=1e-2, scope="activations")
+    config = L0Config(sigma=1e-2, scope="activations")
     for in_backward in (False, True):
         linear.weight.grad = None
         with Observer(model, config, x, in_backward) as observer:
@@ -326,7 +326,7 @@ def test_the_value_is_left_out_where_it_is_not_wanted():
     gradients = []
     for wanted in (True, False):
         model.zero_grad()
-        with Observer(model, PenaltyConfig(sigma=1e-1), x, in_backward=True) as observer:
+        with Observer(model, L0Config(sigma=1e-1), x, in_backward=True) as observer:
             loss = model(x).sum()
             observer.weigh(1.0, 4, 1, value=wanted)
             loss.backward()

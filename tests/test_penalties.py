@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eat_runner import penalties
-from eat_runner.config import PenaltyConfig
+from eat_runner.config import L0Config, PenaltyConfig
 from eat_runner.errors import UserError
 from eat_runner.penalties import PENALTIES, l0_in_backward, l0_surrogate, normalise, penalty
 
@@ -233,26 +233,26 @@ def test_normalisations_by_hand():
 def test_penalty_of_activations_by_hand():
     # sums: 1/2 + 0 and 4/5 + 9/10 + 1/2
     layers = [torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])]
-    config = PenaltyConfig(sigma=1.0, normalisation="elements")
+    config = L0Config(sigma=1.0, weighting="elements")
     assert penalty(layers, 1, 7, config).item() == pytest.approx((0.5 + 2.2) / 5)
-    assert penalty(layers, 1, 7, PenaltyConfig(name="none")).item() == 0.0
+    assert penalty(layers, 1, 7, PenaltyConfig()).item() == 0.0
 
 
 def test_penalty_differentiates_through_every_normalisation():
     for how, share in [("layer_mean", 1 / (2 * 2)), ("elements", 1 / 5), ("parameters", 1 / (3 * 7))]:
         x = torch.tensor([1.0, 0.0], requires_grad=True)
-        penalty([x, torch.zeros(3)], 3, 7, PenaltyConfig(sigma=1.0, normalisation=how)).backward()
+        penalty([x, torch.zeros(3)], 3, 7, L0Config(sigma=1.0, weighting=how)).backward()
         assert x.grad is not None
         assert x.grad.tolist() == pytest.approx([0.5 * share, 0.0])
 
 
 def test_nothing_to_penalise_and_unknown_names():
     with pytest.raises(UserError, match="matches no output"):
-        penalty([], 1, 1, PenaltyConfig())
+        penalty([], 1, 1, L0Config())
     with pytest.raises(UserError, match="penalty=l1 is unknown: choose one of l0, none"):
         penalty([torch.ones(1)], 1, 1, PenaltyConfig(name="l1"))
-    with pytest.raises(UserError, match="normalisation=max is unknown"):
-        penalty([torch.ones(1)], 1, 1, PenaltyConfig(normalisation="max"))
+    with pytest.raises(UserError, match="weighting=max is unknown"):
+        penalty([torch.ones(1)], 1, 1, L0Config(weighting="max"))
 
 
 # -- a network whose activations are integers up to its last layer; its values were worked out apart from this code
@@ -304,7 +304,7 @@ def test_network_in_integers(sigma: float, value: float, norm: float):
         if not isinstance(layer, nn.Dropout):
             layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     net(integers((4, 3, 8, 8), 11, 5))
-    mean = penalty(outputs, 4, 1, PenaltyConfig(sigma=sigma))
+    mean = penalty(outputs, 4, 1, L0Config(sigma=sigma))
     mean.backward()
     assert len(outputs) == 7
     assert mean.item() == pytest.approx(value, rel=1e-12)

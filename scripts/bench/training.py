@@ -24,14 +24,14 @@ from torch.profiler import ProfilerActivity, profile
 from bench.baselines import Training, plain_step, training, two_pass_step
 from bench.figures import Figure, figure, interleaved, ratios
 from bench.sizes import Sizes, label_of
-from eat_runner.config import PenaltyConfig
+from eat_runner.config import L0Config
 from eat_runner.environment import keep_freed_memory
 from eat_runner.observer import Observer
 from eat_runner.taps import Call, tap
 from eat_runner.training import STEPS_BETWEEN_PENALTIES
 
 LAMBDA = 1.0
-SIGMA = PenaltyConfig().sigma
+SIGMA = L0Config().sigma
 SCOPES = {"activation outputs": "activations", "all leaf modules": "leaf_modules"}
 
 # the least that a penalty could cost: reading an activation and its gradient once, and writing the gradient
@@ -45,7 +45,7 @@ Network = tuple[str, int]
 
 def observer_of(t: Training, scope: str, in_backward: bool = True) -> Observer:
     """To be entered around the steps, and before compiling."""
-    return Observer(t.model, PenaltyConfig(scope=scope, sigma=SIGMA), t.x_nchw[:2], in_backward)
+    return Observer(t.model, L0Config(scope=scope, sigma=SIGMA), t.x_nchw[:2], in_backward)
 
 
 def penalised_step(t: Training, observer: Observer, value: bool = False) -> Tensor | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from eat_runner.cli.run import CONTINUE_ME, RUN_FAILED, run_hydra, status
 from eat_runner.config.identity import run_id
-from eat_runner.config.penalty import PenaltyConfig
+from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 from eat_runner.records import FINAL, RunFolder
@@ -134,7 +134,7 @@ def plan_cell(
         content = _content(job.data_dir) if job.cell.dataset == JPEG_LABEL else ""
     except UserError as error:
         return PlannedCell(_without_data(job.cell, folder, _how_to_get(error)), {})
-    by_id = {run_id(config, fingerprint, None): config for config in configs}
+    by_id = {run_id(config, fingerprint): config for config in configs}
     cell = replace(job.cell, run_ids=tuple(by_id), content=content)
     for identity in by_id:
         take_over(folder / RUNS, cell.name, identity)
@@ -257,7 +257,7 @@ def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
 
     todo = [(one.cell.name, identity, one.configs[identity]) for one in planned for identity in one.todo]
     # every cell at one sigma first, then the rest of the grid
-    todo.sort(key=lambda run: not run[2].is_baseline and run[2].penalty.sigma != PenaltyConfig().sigma)
+    todo.sort(key=lambda run: getattr(run[2].penalty, "sigma", L0Config().sigma) != L0Config().sigma)
     elsewhere: list[tuple[str, str, ExperimentConfig]] = []
     for turn in (todo, elsewhere):
         for name, identity, config in turn:

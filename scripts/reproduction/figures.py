@@ -123,13 +123,13 @@ def _heat_map(axes: Axes, rows: Sequence[Row], measure: str, low: float, high: f
 
 
 STUDIES = {  # of tables.choices: what they vary
-    "choices": "The penalty's normalisation and scope",
+    "choices": "The penalty's weighting of layers and scope",
     "choices_augmentation": "Crops, rotations and flips of the images",
     "choices_vgg16": "VGG16's head",
 }
 VARIED = {  # column of tables.choices: how a value is named
     "network": "{}",
-    "normalisation": "{}",
+    "weighting": "{}",
     "scope": "{}",
     "crop_padding": "crops {} px",
     "rotation_degrees": "rotations ±{:g}°",

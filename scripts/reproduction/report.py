@@ -412,7 +412,7 @@ CHOICES_COLUMNS: tuple[Column, ...] = (
     ("data set", _text("dataset")),
     ("network", _text("network")),
     ("parameters", _text("parameters")),
-    ("normalisation", _text("normalisation")),
+    ("weighting", _text("weighting")),
     ("scope", _text("scope")),
     ("crop padding", _text("crop_padding")),
     ("rotation", _text("rotation_degrees")),

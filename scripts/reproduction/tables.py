@@ -366,13 +366,13 @@ def choices(found: Sequence[Outcome]) -> list[Row]:
             network = cell.network if head == "linear" else f"{cell.network}, {head} head"
             row: Row = {"study": cell.experiment, "dataset": cell.dataset, "network": network}
             row |= {"parameters": first.parameters}
-            row |= {"normalisation": first.normalisation, "scope": first.scope}
+            row |= {"weighting": first.weighting, "scope": first.scope}
             row |= {"crop_padding": dataset["crop_padding"], "rotation_degrees": dataset["rotation_degrees"]}
             row |= {"flip": "yes" if dataset["flip"] else "no"}
             row |= {"lambda": setting.lambda_, "seeds": setting.n}
             row |= _numbers("accuracy", setting, "accuracy") | _numbers("energy_ratio", setting, "energy_ratio")
             rows.append(row | _numbers("decrease_percent", setting, "energy_decrease_percent"))
-    keys = ("study", "network", "normalisation", "scope", "crop_padding", "rotation_degrees", "flip", "lambda")
+    keys = ("study", "network", "weighting", "scope", "crop_padding", "rotation_degrees", "flip", "lambda")
     return sorted(rows, key=lambda row: [str(row[key]) for key in keys])
 
 

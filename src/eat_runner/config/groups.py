@@ -32,9 +32,7 @@ GROUPS: dict[str, Group] = {
     "dataset": Group(schemas={"dataset": DatasetConfig}, about="what is trained on"),
     "model": Group(schemas={"model": ModelConfig}, about="which network"),
     "penalty": Group(schemas=penalty.SCHEMAS, about="what is added to the loss, times lambda", varied=True),
-    "schedule": Group(
-        schemas={"schedule": ScheduleConfig}, about="how lambda changes during training", varied=True
-    ),
+    "schedule": Group(schemas={"schedule": ScheduleConfig}, about="how lambda changes during training", varied=True),
     # in the hash where a method or a penalty read its prices (config/identity.py)
     "hardware": Group(schemas=hardware.SCHEMAS, about="price list", hashed=False, varied=True),
     "trainer": Group(

@@ -7,7 +7,7 @@ NONE = "none"
 
 @dataclass(kw_only=True, slots=True)
 class MethodConfig:
-    """A method's group: a subclass with the method's knobs. name: which variant of it; ``none`` leaves the network as it
+    """A method's group: a subclass has its knobs. name: which variant of it; ``none`` leaves the network as it
     is, and then the other keys mean nothing."""
 
     name: str = NONE
