@@ -18,7 +18,7 @@ from typing import Any
 from eat_runner.records import RunFolder
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["eat_runner.experiment", "eat_runner.report", "eat_runner.cli.run", "sklearn.datasets"])
+SERVER.set_forkserver_preload(["eat_runner.run", "eat_runner.report", "eat_runner.cli.run", "sklearn.datasets"])
 PATIENCE_S = 600.0
 OUTPUT = "output.txt"
 # of a record; the commit may change while somebody works on the source
@@ -96,7 +96,8 @@ def kill_when(process: ForkServerProcess, happened: Callable[[], bool], number: 
 
 def pause_after(name: str) -> None:
     """Stop the process as a SIGSTOP does once that file is written for the first time."""
-    from eat_runner import experiment, records
+    from eat_runner import records
+    from eat_runner import run as experiment
 
     def pauses(path: Path, data: bytes) -> None:
         write(path, data)

@@ -19,7 +19,7 @@ from bench import baselines, figures, gpu  # noqa: E402
 from bench.data import data, random_images  # noqa: E402
 from bench.evaluation import metered  # noqa: E402
 from bench.sizes import TINY  # noqa: E402
-from bench.training import LAMBDA, SIGMA, compiled_step, observer_of, peak_bytes, penalised_step  # noqa: E402
+from bench.training import LAMBDA, SIGMA, observer_of, peak_bytes, step_of  # noqa: E402
 from eat_runner.config import DatasetConfig  # noqa: E402
 from eat_runner.data.batches import training_batches  # noqa: E402
 
@@ -41,10 +41,8 @@ def test_our_steps_and_the_two_pass_step_train_alike():
             penalties[name] = baselines.two_pass_step(t, SIGMA, LAMBDA)
         else:
             with observer_of(t, "leaf_modules", in_backward=name == "in backward") as observer:
-                in_loss = observer.penalise is None
-                penalties[name] = (
-                    compiled_step(t, t.model, observer) if in_loss else penalised_step(t, observer, value=True)
-                )
+                assert (observer.in_backward is None) == (name == "in the loss")
+                penalties[name] = step_of(t, observer)(value=True).penalty
         weights[name] = torch.cat([p.detach().flatten() for p in t.model.parameters()])
     without = torch.cat([p.detach().flatten() for p in plain.model.parameters()])
     moved = (weights["two passes"] - without).norm()  # by the penalty

@@ -157,7 +157,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(run.signal, "signal", lambda *_: None)
-    fake = Untouched("eat_runner.experiment")
+    fake = Untouched("eat_runner.run")
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr(eat_runner, "experiment", fake, raising=False)
 

@@ -33,12 +33,14 @@ class FakeExperiment(ModuleType):
     """experiment.py without data, network and training; remembers what it was asked for."""
 
     def __init__(self) -> None:
-        super().__init__("eat_runner.experiment")
+        super().__init__("eat_runner.run")
         self.prepared: list[tuple[str, float]] = []
         self.ran: list[tuple[float, int]] = []
 
     def locate(self, config: ExperimentConfig) -> SimpleNamespace:
-        return SimpleNamespace(config=config, dataset=SimpleNamespace(fingerprint=FINGERPRINT), start=FRESH)
+        return SimpleNamespace(
+            config=config, dataset=SimpleNamespace(fingerprint=FINGERPRINT), origin=SimpleNamespace(start=FRESH)
+        )
 
     def build_or_error(self, job: SimpleNamespace) -> None:
         self.prepared.append((job.config.model.name, job.config.lambda_))

@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eat_runner import data, models, penalties, schedules
+from eat_runner import data, loggers, models, penalties
 from eat_runner.cli.compose import compose_experiment, key_types, root_keys
 from eat_runner.cli.help import choices
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.paths import conf_dir
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
+from eat_runner.train.schedules import SCHEDULES
 
 REGISTRIES = {
     "dataset": data.DATASETS,
     "model": models.MODELS,
     "penalty": penalties.PENALTIES,
-    "schedule": schedules.SCHEDULES,
+    "schedule": SCHEDULES,
+    "loggers": loggers.LOGGERS,
 }
 CHOICES = [(group, name) for group in (*GROUPS, "experiment") for name in choices(group)]
 
@@ -36,7 +38,9 @@ def test_registry_and_files_have_the_same_names(group: str) -> None:
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_file_composes_within_its_ranges_under_its_own_name(group: str, name: str) -> None:
     config = compose_experiment([f"{group}={name}"])
-    if group in {*REGISTRIES, "hardware"}:
+    if group == "loggers":
+        assert name in config.loggers
+    elif group in {*REGISTRIES, "hardware"}:
         assert getattr(config, group).name == name
 
 

@@ -15,7 +15,7 @@ import torch
 from eat_runner.cli.report import command as report
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
-from eat_runner.training import pack, unpack
+from eat_runner.train.checkpoint import pack, unpack
 from processes import (
     appears,
     eat_run,

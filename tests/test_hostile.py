@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from eat_runner import loading
 from eat_runner.cli.report import command as report
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
+from eat_runner.run import load as loading
 from processes import appears, eat_run, finish, kill_when, outcomes, output, run_folders
 from run_folders import config, write_run, write_sweep
 
@@ -178,7 +178,7 @@ def test_texts_of_records_are_escaped_wherever_they_are_shown(
 
 
 def test_an_archive_inside_a_checkpoint_unpacks_nowhere(place: Path, tmp_path: Path) -> None:
-    from eat_runner.training import unpack
+    from eat_runner.train.checkpoint import unpack
 
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

@@ -14,7 +14,7 @@ import pytest
 
 from eat_runner.cli import run as command
 from eat_runner.records import RunFolder, RunRecord
-from eat_runner.training import unpack
+from eat_runner.train.checkpoint import unpack
 from processes import after, appears, eat_run, finish, kill_when, outcome, outcomes, output, results, run_folders, stamp
 
 RUN = "lambda=1 trainer.epochs=4"
@@ -51,7 +51,8 @@ def whole_sweep(place: Path) -> dict[str, Any]:
 
 def die_writing(name: str, stage: str) -> None:
     """In the process that is to die: a kill at an exact moment of writing that file, which nobody outside can hit."""
-    from eat_runner import experiment, records, report
+    from eat_runner import records, report
+    from eat_runner import run as experiment
 
     def dies(path: Path, data: bytes) -> None:
         if path.name != name:

@@ -12,7 +12,8 @@ from statistics import fmean, stdev
 import pytest
 import torch
 
-from eat_runner import experiment, models
+from eat_runner import models
+from eat_runner import run as experiment
 from eat_runner.cli.compose import compose_experiment
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.config.model import ModelConfig

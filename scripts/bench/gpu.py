@@ -12,11 +12,11 @@ from bench.baselines import Training, plain_step, training
 from bench.data import MEAN, STD, random_images
 from bench.figures import Figure, figure, interleaved, ratios
 from bench.sizes import CLASSES, Sizes, config_of, label_of
-from bench.training import SCOPES, compiled_step, look_at_hooks, observer_of, penalised_step
+from bench.training import SCOPES, look_at_hooks, observer_of, step_of
 from eat_runner import models
 from eat_runner.config import DatasetConfig, ExperimentConfig, TrainerConfig
 from eat_runner.data import Dataset
-from eat_runner.training import Trainer
+from eat_runner.train.loop import Trainer
 
 # dense bf16 FLOP/s of the chip, from its maker's data sheet
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
@@ -44,9 +44,9 @@ def _steps(network: tuple[str, int], sizes: Sizes, device: str) -> list[Figure]:
         }
         for name, scope in SCOPES.items():
             t, u = copy(), copy()
-            variants[f"{name}, eager"] = partial(penalised_step, t, stack.enter_context(observer_of(t, scope)))
+            variants[f"{name}, eager"] = step_of(t, stack.enter_context(observer_of(t, scope)))
             observer = stack.enter_context(observer_of(u, scope, in_backward=False))
-            variants[f"{name}, compiled"] = partial(compiled_step, u, torch.compile(u.model), observer)
+            variants[f"{name}, compiled"] = step_of(u, observer, torch.compile(u.model))
         wait = torch.cuda.synchronize if device == "cuda" else lambda: None
         seconds = interleaved(variants, sizes.gpu_rounds, sizes.gpu_steps, wait)
     flop = _flop_per_step(copy())

@@ -18,7 +18,6 @@ from statistics import median
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from bench.baselines import Training, plain_step, training, two_pass_step
@@ -26,9 +25,12 @@ from bench.figures import Figure, figure, interleaved, ratios
 from bench.sizes import Sizes, label_of
 from eat_runner.config import L0Config
 from eat_runner.environment import keep_freed_memory
-from eat_runner.observer import Observer
+from eat_runner.methods.base import Progress
+from eat_runner.penalties.base import Penalty
+from eat_runner.penalties.observer import Observer
 from eat_runner.taps import Call, tap
-from eat_runner.training import STEPS_BETWEEN_PENALTIES
+from eat_runner.train.loop import STEPS_BETWEEN_PENALTIES
+from eat_runner.train.step import Step, StepResult
 
 LAMBDA = 1.0
 SIGMA = L0Config().sigma
@@ -48,28 +50,15 @@ def observer_of(t: Training, scope: str, in_backward: bool = True) -> Observer:
     return Observer(t.model, L0Config(scope=scope, sigma=SIGMA), t.x_nchw[:2], in_backward)
 
 
-def penalised_step(t: Training, observer: Observer, value: bool = False) -> Tensor | None:
-    """A step as eat_runner.training makes it in eager mode, without data and reports. value: return the penalty, as
-    one step in STEPS_BETWEEN_PENALTIES does."""
-    with t.autocast():
-        loss = F.cross_entropy(t.model(t.x_nchw), t.labels)
-    t.optimizer.zero_grad(set_to_none=True)
-    observer.weigh(LAMBDA, len(t.labels), t.parameters, value)
-    loss.backward()
-    penalty = observer.value()
-    t.optimizer.step()
-    return penalty
-
-
-def compiled_step(t: Training, forward: Callable[[Tensor], Tensor], observer: Observer) -> Tensor:
-    """The same as eat_runner.training makes it with a compiled network: the penalty is part of the loss."""
-    with t.autocast():
-        loss = F.cross_entropy(forward(t.x_nchw), t.labels)
-    t.optimizer.zero_grad(set_to_none=True)
-    penalty = observer.collect(len(t.labels), t.parameters)
-    (loss + LAMBDA * penalty).backward()
-    t.optimizer.step()
-    return penalty.detach()
+def step_of(
+    t: Training, penalty: Penalty, forward: Callable[[Tensor], Tensor] | None = None
+) -> Callable[..., StepResult]:
+    """eat-run's own training step, on the batch in memory: without data and reports. forward: the compiled network.
+    Called with value=True it takes the penalty's value, as one step in STEPS_BETWEEN_PENALTIES does."""
+    step = Step(
+        forward=t.model if forward is None else forward, optimizer=t.optimizer, penalty=penalty, autocast=t.autocast
+    )
+    return partial(step, t.x_nchw, t.labels, LAMBDA, Progress(0, 1, 1))
 
 
 def eager(sizes: Sizes) -> list[Figure]:
@@ -119,9 +108,8 @@ def _time_variants(network: Network, sizes: Sizes, rounds: int) -> dict[str, lis
         "two passes": partial(two_pass_step, copies["two passes"], SIGMA, LAMBDA),
     }
     for name, scope in SCOPES.items():
-        observer = observer_of(copies[name], scope).__enter__()
-        steps[name] = partial(penalised_step, copies[name], observer)
-        steps[f"{name}, with value"] = partial(penalised_step, copies[name], observer, True)
+        steps[name] = step_of(copies[name], observer_of(copies[name], scope).__enter__())
+        steps[f"{name}, with value"] = partial(steps[name], value=True)
     for name, scope in ADDITIONS.items():
         steps[name] = partial(_add_all, _penalised_outputs(network, sizes, scope))
     return interleaved(steps, rounds)
@@ -200,8 +188,8 @@ def _compiled_variants(network: Network, sizes: Sizes) -> dict[str, Callable[[],
         observer.__enter__()
     return {
         "plain": partial(plain_step, copies[0]),
-        "eager": partial(penalised_step, copies[1], observers[0]),
-        "compiled": partial(compiled_step, copies[2], torch.compile(copies[2].model), observers[1]),
+        "eager": step_of(copies[1], observers[0]),
+        "compiled": step_of(copies[2], observers[1], torch.compile(copies[2].model)),
         "compiled, plain": partial(plain_step, copies[3], torch.compile(copies[3].model)),
     }
 
@@ -306,7 +294,7 @@ def peak_bytes(network: Network, scope: str, sizes: Sizes, keep_freed: bool, ste
     with ExitStack() as stack:
         step = partial(plain_step, t)
         if scope:
-            step = partial(penalised_step, t, stack.enter_context(observer_of(t, scope)))
+            step = step_of(t, stack.enter_context(observer_of(t, scope)))
         step()
         t.optimizer.zero_grad(set_to_none=True)
         gc.collect()
@@ -356,4 +344,4 @@ def _steps(network: Network, sizes: Sizes, thread_count: int, steps: int) -> Non
 @cache
 def _penalised(network: Network, sizes: Sizes) -> Callable[[], object]:
     t = training(network, sizes.image_size, sizes.batch)
-    return partial(penalised_step, t, observer_of(t, "leaf_modules").__enter__())
+    return step_of(t, observer_of(t, "leaf_modules").__enter__())

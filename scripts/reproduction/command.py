@@ -119,7 +119,7 @@ def plan_cell(
 ) -> PlannedCell:
     """What a cell needs; where its data are missing, the runs of an earlier plan, or the reason. elsewhere: runs that
     other cells make first."""
-    from eat_runner import experiment
+    from eat_runner import run as experiment
 
     changes: dict[str, Any] = {"download": download, "data_dir": str(job.data_dir)}
     changes |= {"results_dir": str(folder / RUNS), "name": job.cell.name}
@@ -253,7 +253,7 @@ def _duration(seconds: float) -> str:
 def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
     """Make every run that is not final; then look again at those that another process had, which may have died. Waits
     for nobody. A run that fails fails alone."""
-    from eat_runner import experiment
+    from eat_runner import run as experiment
 
     todo = [(one.cell.name, identity, one.configs[identity]) for one in planned for identity in one.todo]
     # every cell at one sigma first, then the rest of the grid

@@ -2,9 +2,9 @@
 
 The public API, imported when it is asked for, since torch takes seconds:
 
-    penalty(activations, images, parameters, config)   the EAT penalty of one forward pass, for your own training loop
-    Observer(model, config, example)                   the same, attached to a network
-    measure(model, batches, config)                    count what a network does; estimate(counts, hardware) prices it
+    penalty(activations, batch_size, parameters, config)   the EAT penalty of one forward pass, for your own loop
+    Observer(model, config, example)                       the same, attached to a network
+    measure(model, batches, config)                        counts; estimate(counts, hardware) prices them
     load_run(folder)                                   a finished run's network, preprocessing and class names
 """
 
@@ -13,13 +13,13 @@ from typing import Any
 
 _PUBLIC = {
     "penalty": "eat_runner.penalties",
-    "Observer": "eat_runner.observer",
+    "Observer": "eat_runner.penalties.observer",
     "measure": "eat_runner.energy.meter",
     "estimate": "eat_runner.energy.estimate",
     "load_hardware": "eat_runner.energy.hardware",
-    "load_run": "eat_runner.loading",
+    "load_run": "eat_runner.run.load",
     "MeterConfig": "eat_runner.config",
-    "PenaltyConfig": "eat_runner.config",
+    "L0Config": "eat_runner.config",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

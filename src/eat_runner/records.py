@@ -25,7 +25,8 @@ from eat_runner.energy.counts import BatchCounts, Counts, LayerCounts, from_row,
 from eat_runner.errors import UserError, one_line
 
 FORMAT = 1
-STATUSES = ("running", "finished", "diverged", "failed", "interrupted")
+# stopped: ended early by a search, which is done with it; the same command goes on from its checkpoint
+STATUSES = ("running", "finished", "diverged", "failed", "interrupted", "stopped")
 # A diverged run is deterministic: repeating it would diverge again.
 FINAL = frozenset({"finished", "diverged"})
 # what the file systems of some networks say that cannot sync a folder
@@ -78,6 +79,8 @@ class RunRecord:
     energy: hardware name -> split -> ratio, floor, energy_uj_per_image, dense_uj_per_image, as priced when the run
     ended (reports price the counts again). uncounted: operations that the meter has no rule for.
     files: SHA-256 of the count files and of the weights; written by RunFolder.write_record.
+    init_hash: SHA-256 of the weights that it began with. parent: run_id and that checksum, where a run's were taken.
+    changes: what methods did to the network, the parent's first: {"method": group, "choice": name, …}.
     """
 
     run_id: str
@@ -89,6 +92,8 @@ class RunRecord:
     determinants: dict[str, Any] = field(default_factory=dict[str, Any])
     data_fingerprint: str = ""
     init_hash: str | None = None
+    parent: dict[str, str] | None = None
+    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     versions: dict[str, str | None] = field(default_factory=dict[str, str | None])
     machine: dict[str, Any] = field(default_factory=dict[str, Any])
     git_commit: str | None = None

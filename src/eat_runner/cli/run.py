@@ -37,7 +37,7 @@ from eat_runner.errors import UserError
 from eat_runner.records import FINAL, RunFolder, RunRecord
 
 if TYPE_CHECKING:
-    from eat_runner.experiment import PlannedRun
+    from eat_runner.run import PlannedRun
 
 PROGRAM = "eat-run"
 RUN_FAILED = 1
@@ -99,7 +99,7 @@ def command(arguments: Sequence[str]) -> int:
 def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
     with _importing_torch():
-        from eat_runner import experiment
+        from eat_runner import run as experiment
 
     if any(config.plan for config in configs):
         print_plan(experiment.plan(configs))
@@ -108,7 +108,7 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     def prepare_one(config: ExperimentConfig) -> Identity:
         job = experiment.locate(config)
         experiment.build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
-        return job.dataset.fingerprint, job.start
+        return job.dataset.fingerprint, job.origin.start
 
     return prepare_all(configs, prepare_one)
 
@@ -145,7 +145,7 @@ def task(config: DictConfig) -> str:
 
 def run_job(job: ExperimentConfig) -> str:
     """Run it, say so if it fails, in whatever way, and stop then if that is wanted; its status."""
-    from eat_runner import experiment
+    from eat_runner import run as experiment
 
     if any(failed.on_error == "stop" for failed in _failed):  # a worker that is not ended yet
         sys.exit(RUN_FAILED)

@@ -6,9 +6,9 @@ from eat_runner.models.external import build_entry_point, build_torchvision
 from eat_runner.models.network import Builder, Network
 from eat_runner.models.resnet import BasicBlock, Bottleneck, resnet
 from eat_runner.models.vgg import vgg
-from eat_runner.models.weights import load_weights, weights_file
+from eat_runner.models.weights import load_weights, safetensors_bytes, weights_file
 
-__all__ = ["MODELS", "Network", "build", "load_weights", "weights_file"]
+__all__ = ["MODELS", "Network", "build", "load_weights", "safetensors_bytes", "weights_file"]
 
 # Each key has a conf/model/<key>.yaml.
 MODELS: dict[str, Builder] = {

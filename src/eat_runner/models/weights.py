@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from eat_runner.errors import UserError
@@ -57,6 +57,11 @@ def adopt(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> list
         return []
     theirs, ours = weights[fresh[0]].shape[0], expected[fresh[0]].shape[0]
     return [f"{source} has {theirs} classes and the data {ours}: the last layer ({head}) starts fresh"]
+
+
+def safetensors_bytes(module: nn.Module) -> bytes:
+    """The network's parameters and buffers as a safetensors file."""
+    return save({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -12,12 +12,14 @@ import torch
 from torch.nn import functional as F
 
 import eat_runner
-from eat_runner import data, experiment, models
+from eat_runner import data, models
+from eat_runner import run as experiment
 from eat_runner.config import DatasetConfig, ExperimentConfig, L0Config, ModelConfig, ScheduleConfig, TrainerConfig
 from eat_runner.data.batches import training_batches
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
-from eat_runner.training import Trainer, pack, unpack
+from eat_runner.train.checkpoint import pack, unpack
+from eat_runner.train.loop import Trainer
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def config(tmp_path, monkeypatch):
 
 
 def trainer_of(config):
-    e = experiment.prepare(config)
+    e = experiment.locate_and_build(config)
     return Trainer(e.network, e.dataset, e.config, e.device)
 
 
@@ -194,7 +196,7 @@ def test_a_stopped_run_continues_to_the_same_result(config, tmp_path):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eat_runner.training.STEPS_BETWEEN_REPORTS", 1)
+        patch.setattr("eat_runner.train.loop.STEPS_BETWEEN_REPORTS", 1)
         patch.setattr("eat_runner.progress.ProgressBar.update", lambda self, done, text="": stop_at_step_7(done))
         with pytest.raises(experiment.Interrupted) as stopped:
             experiment.run(config)
@@ -236,7 +238,7 @@ def test_a_failing_run_keeps_its_traceback(config, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory\nmore lines")
 
-    monkeypatch.setattr(Trainer, "monitor", fail)
+    monkeypatch.setattr(Trainer, "change", fail)
     record = experiment.run(config)
     folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
     assert (record.status, record.reason) == ("failed", "RuntimeError: out of memory")
@@ -250,7 +252,7 @@ def test_a_traceback_can_hold_any_text(config, monkeypatch):
     def fail(*_):
         raise RuntimeError("file \udcff\x1b[2J")  # a name that is not UTF-8, as os.listdir hands it out
 
-    monkeypatch.setattr(Trainer, "monitor", fail)
+    monkeypatch.setattr(Trainer, "change", fail)
     record = experiment.run(config)
     folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
     assert record.reason == "RuntimeError: file ??[2J"
@@ -303,10 +305,10 @@ def test_weights_with_a_flipped_bit_are_not_loaded(config):
         eat_runner.load_run(folder.path)
     for init in (folder.path, folder.weights):
         with pytest.raises(UserError, match=damaged):
-            experiment.prepare(replace(config, init=str(init)))
+            experiment.locate_and_build(replace(config, init=str(init)))
     folder.weights.write_bytes(whole)
     eat_runner.load_run(folder.path)
-    experiment.prepare(replace(config, init=str(folder.weights)))
+    experiment.locate_and_build(replace(config, init=str(folder.weights)))
 
 
 def test_zero_epochs_only_measures(config, tmp_path):
@@ -365,7 +367,7 @@ def test_without_a_validation_split_training_images_are_monitored(config):
 def test_another_process_has_the_run(config):
     from eat_runner.claims import claim
 
-    folder = experiment.prepare(config).folder
+    folder = experiment.locate_and_build(config).folder
     folder.create()
     seen = []
     with claim(folder.path) as ours:
@@ -387,7 +389,7 @@ def test_another_process_has_the_run(config):
 )
 def test_prepare_refuses(config, change, line):
     with pytest.raises(UserError) as refused:
-        experiment.prepare(replace(config, **change))
+        experiment.locate_and_build(replace(config, **change))
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -397,9 +399,9 @@ def test_compiling_needs_a_compiler(config, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     auto = replace(config.trainer, compile="auto", epochs=999)
-    experiment.prepare(replace(config, trainer=auto))
+    experiment.locate_and_build(replace(config, trainer=auto))
     with pytest.raises(UserError, match=r"^trainer.compile=auto .* set trainer.compile=off$"):
-        experiment.prepare(replace(config, trainer=replace(auto, epochs=1000)))
+        experiment.locate_and_build(replace(config, trainer=replace(auto, epochs=1000)))
 
 
 def test_the_record_is_plain_json(config):

@@ -6,9 +6,9 @@ import pytest
 
 from eat_runner.config import ScheduleConfig
 from eat_runner.errors import UserError
-from eat_runner.schedules import SCHEDULES, lambda_at
+from eat_runner.train.schedules import SCHEDULES, lambda_at
 
-CONF = Path(__file__).parent.parent / "conf" / "schedule"
+CONF = Path(__file__).parents[2] / "conf" / "schedule"
 
 
 def lambdas(config: ScheduleConfig, steps: list[int], steps_per_epoch: int, epochs: int) -> list[float]:

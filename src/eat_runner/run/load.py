@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from eat_runner import models
 from eat_runner.config import ModelConfig
 from eat_runner.errors import UserError
+from eat_runner.methods import restore
 from eat_runner.records import RunFolder
 
 
@@ -52,6 +53,7 @@ def load_run(folder: Path | str) -> LoadedRun:
     config.pretrained = False  # the run's own weights follow
     network = models.build(config, prepared["image_size"], prepared["channels"], len(prepared["class_names"]))
     run.check_weights()
+    restore(network.module, record.changes)
     models.load_weights(network.module, run.weights)
     preprocessing = Preprocessing(
         prepared["image_size"], prepared["channels"], tuple(prepared["mean"]), tuple(prepared["std"])

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from eat_runner import models
 from eat_runner.config import L0Config, ModelConfig
 from eat_runner.errors import UserError
-from eat_runner.observer import Observer
-from eat_runner.penalties import Share
+from eat_runner.penalties.in_backward import Addition
+from eat_runner.penalties.observer import Observer
 
 # Mean over the 7 calls without dropout of sum(x²/(x²+sigma))/n of the network below, batch 4, float64
 PUBLISHED_FIXTURE = {1e-1: 0.907586545906165, 1e-4: 0.909178013847845, 1e-8: 0.909179687332626}
@@ -43,7 +43,7 @@ def integer_network():
 def penalty_of(model, x, config):
     with Observer(model, config, x[:2]) as observer:
         out = model(x)
-        return out, observer.collect(len(x), sum(p.numel() for p in model.parameters()))
+        return out, observer.collect(len(x))
 
 
 @pytest.mark.parametrize("sigma", PUBLISHED_FIXTURE)
@@ -88,15 +88,13 @@ def test_the_gradient_in_backward_is_that_of_the_penalty_in_the_loss(build, trai
     x, y = torch.randn(2, 3, 32, 48, dtype=torch.float64).to(memory_format=layout), torch.tensor([1, 3])
     with Observer(model, L0Config(sigma=1e-2), x) as observer:
         out = model(x)
-        penalty = observer.collect(2, 1)
+        penalty = observer.collect(2)
         (F.cross_entropy(out, y) + 3.0 * penalty).backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     with Observer(model, L0Config(sigma=1e-2), x, in_backward=True) as observer:
-        loss = F.cross_entropy(model(x), y)
-        observer.weigh(3.0, 2, 1)
-        loss.backward()
-        assert observer.value().item() == pytest.approx(penalty.item(), rel=1e-12)
+        value = observer.backward(F.cross_entropy(model(x), y), 3.0, 2)
+        assert value.item() == pytest.approx(penalty.item(), rel=1e-12)
     for p, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-9, atol=1e-14)
 
@@ -116,11 +114,7 @@ def test_how_close_the_gradient_in_backward_is_in_lower_precision(bf16, differen
         with Observer(model, L0Config(sigma=1e-2), x, in_backward) as observer:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = 0.0 * model(x).sum()  # so that the gradient is the penalty's alone
-            if in_backward:
-                observer.weigh(1.0, 8, 1)
-            else:
-                loss = loss + observer.collect(8, 1)
-            loss.backward()
+            observer.backward(loss, 1.0, 8)
         found.append(torch.cat([p.grad.flatten().double() for p in model.parameters()]))
     assert (found[1] - found[0]).norm() < difference * found[0].norm()
 
@@ -150,18 +144,16 @@ class AddsAndReLU(nn.Module):
 )
 def test_a_batch_norm_and_its_relu_are_penalised_in_one_operation(model, together, monkeypatch):
     seen = []
-    add_to = Share.add_to
+    add_to = Addition.add_to
 
-    def watch(share, gradient, out, relu=None):
+    def watch(addition, gradient, out, relu=None):
         seen.append(relu is not None)
-        return add_to(share, gradient, out, relu)
+        return add_to(addition, gradient, out, relu)
 
-    monkeypatch.setattr(Share, "add_to", watch)
+    monkeypatch.setattr(Addition, "add_to", watch)
     x = torch.randn(2, 3, 4, 4)
     with Observer(model, L0Config(), x, in_backward=True) as observer:
-        loss = model(x).sum()
-        observer.weigh(1.0, 2, 1)
-        loss.backward()
+        observer.backward(model(x).sum(), 1.0, 2)
     assert seen == together
 
 
@@ -266,9 +258,9 @@ def test_outputs_are_never_changed_and_evaluation_is_not_observed():
             model(x)
         assert observer.sums == []
         model(x)
-        first = observer.collect(2, 1)
+        first = observer.collect(2)
         model(x)
-        assert torch.equal(first, observer.collect(2, 1))
+        assert torch.equal(first, observer.collect(2))
 
 
 def test_float32_under_autocast():
@@ -277,7 +269,7 @@ def test_float32_under_autocast():
     x = torch.randn(16, 64)
     with Observer(model, L0Config(), x) as observer, torch.autocast("cpu", torch.bfloat16):
         model(x)
-        penalty = observer.collect(16, 1)
+        penalty = observer.collect(16)
     assert penalty.dtype == torch.float32
 
 
@@ -287,7 +279,7 @@ def test_a_compiled_network_is_observed():
     _, expected = penalty_of(model, x, L0Config())
     with Observer(model, L0Config(), x) as observer:
         torch.compile(model, backend="eager")(x)
-        penalty = observer.collect(4, 1)
+        penalty = observer.collect(4)
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -309,14 +301,7 @@ def test_an_activation_that_another_overwrites_is_still_penalised_as_it_was():
     for in_backward in (False, True):
         linear.weight.grad = None
         with Observer(model, config, x, in_backward) as observer:
-            loss = model(x).sum()
-            if in_backward:
-                observer.weigh(3.0, 4, 1)
-                loss.backward()
-                value = observer.value()
-            else:
-                value = observer.collect(4, 1)
-                (loss + 3.0 * value).backward()
+            value = observer.backward(model(x).sum(), 3.0, 4)
         assert value.item() == pytest.approx(expected.item(), rel=1e-12)
         torch.testing.assert_close(linear.weight.grad, gradient, rtol=1e-9, atol=1e-14)
 
@@ -327,9 +312,7 @@ def test_the_value_is_left_out_where_it_is_not_wanted():
     for wanted in (True, False):
         model.zero_grad()
         with Observer(model, L0Config(sigma=1e-1), x, in_backward=True) as observer:
-            loss = model(x).sum()
-            observer.weigh(1.0, 4, 1, value=wanted)
-            loss.backward()
-            assert (observer.value() is not None) == wanted
+            value = observer.backward(model(x).sum(), 1.0, 4, value=wanted)
+            assert (value is not None) == wanted
         gradients.append(model[0].weight.grad.clone())
     assert torch.equal(*gradients)

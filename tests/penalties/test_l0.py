@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from eat_runner import penalties
 from eat_runner.config import L0Config, PenaltyConfig
 from eat_runner.errors import UserError
-from eat_runner.penalties import PENALTIES, l0_in_backward, l0_surrogate, normalise, penalty
+from eat_runner.penalties import in_backward as fast
+from eat_runner.penalties import l0, penalty
+from eat_runner.penalties.in_backward import Addition, Values, penalise
+from eat_runner.penalties.l0 import L0, l0_surrogate
 
-CONF = Path(__file__).parent.parent / "conf" / "penalty"
 SIGMAS = [10.0**-k for k in range(1, 9)]
 
 
@@ -30,11 +30,15 @@ def in_forward(x: Tensor, sigma: float) -> tuple[float, Tensor]:
     return value.item(), gradient
 
 
+def penalised(x: Tensor, sigma: float, weight: Callable[[Values], float], values: Values | None = None) -> Addition:
+    return penalise(x, L0(L0Config(sigma=sigma)), weight, values)
+
+
 def in_backward(x: Tensor, sigma: float) -> tuple[float, Tensor]:
     x = x.detach().requires_grad_()
     held: list[Tensor] = []
     seen = x * 1.0
-    l0_in_backward(seen, sigma, lambda values: held.append(values(...)) or 1.0)
+    penalised(seen, sigma, lambda values: held.append(values(...)) or 1.0)
     (seen * 0.0).sum().backward()
     assert x.grad is not None
     return l0_surrogate(held[0], sigma).item(), x.grad
@@ -76,7 +80,8 @@ def test_equals_the_naive_version_in_float64(way: Way, sigma: float):
     ids=["channels_last", "transposed", "strided", "matrix", "scalar", "expanded"],
 )
 def test_any_layout_and_blocks_that_do_not_divide_it(way: Way, layout: Callable[[Tensor], Tensor], monkeypatch):
-    monkeypatch.setattr(penalties, "BLOCK", 64)
+    for module in (fast, l0):
+        monkeypatch.setattr(module, "BLOCK", 64)
     x = layout(activations(6, 5, 7, 3))
     value, gradient = way(x, 1e-2)
     expected, expected_gradient = naive(x, 1e-2)
@@ -129,7 +134,7 @@ def test_value_is_float32_under_autocast():
     x = activations(6, 5, 7, 3).bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = l0_surrogate(x, 1e-4)
-        total = normalise([value, value], [x.numel()] * 2, 6, 1, "layer_mean")
+        total = penalty([x, x], 6, 1, L0Config(sigma=1e-4))
     assert value.dtype == total.dtype == torch.float32
     assert total.item() == pytest.approx(naive(x, 1e-4)[0] / x.numel(), rel=1e-6)
 
@@ -180,7 +185,7 @@ def test_in_backward_gives_the_gradient_of_loss_plus_weighted_penalties():
     hidden = x
     for layer in net:
         hidden = layer(hidden)
-        l0_in_backward(hidden, 0.1, lambda values: reported.append(values(...)) or 0.3 / values(...).numel())
+        penalised(hidden, 0.1, lambda values: reported.append(values(...)) or 0.3 / values(...).numel())
     gradients = torch.autograd.grad(nn.functional.cross_entropy(hidden, y), list(net.parameters()))
     torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
     assert all(torch.equal(seen, o) for seen, o in zip(reversed(reported), outputs, strict=True))
@@ -191,7 +196,7 @@ def test_in_backward_takes_a_copy_where_the_activation_is_overwritten():
     hidden = x * 1.0
     held: list[Tensor] = []
     copy = hidden.detach().clone()
-    l0_in_backward(hidden, 1.0, lambda values: held.append(values(...)) or 2.0, lambda rows: copy[rows])
+    penalised(hidden, 1.0, lambda values: held.append(values(...)) or 2.0, lambda rows: copy[rows])
     hidden.add_(1.0)
     hidden.sum().backward()
     expected = [1 + 2 * 2 * v / (v * v + 1) ** 2 for v in (0.5, -1.0, 2.0)]
@@ -203,7 +208,7 @@ def test_in_backward_takes_a_copy_where_the_activation_is_overwritten():
 def test_in_backward_refuses_an_overwritten_activation():
     x = torch.tensor([0.5, -1.0], requires_grad=True)
     hidden = x * 1.0
-    l0_in_backward(hidden, 1.0, lambda values: 1.0)
+    penalised(hidden, 1.0, lambda values: 1.0)
     hidden.add_(1.0)
     with pytest.raises(AssertionError, match="overwritten before backward"):
         hidden.sum().backward()
@@ -214,20 +219,11 @@ def test_in_backward_leaves_outputs_alone():
     x = torch.randn(5, 2, 6, 6, dtype=torch.float64)
     before = net(x)
     for layer in net:
-        layer.register_forward_hook(lambda m, i, o: l0_in_backward(o, 0.1, lambda values: 1.0) and None)
+        layer.register_forward_hook(lambda m, i, o: penalised(o, 0.1, lambda values: 1.0) and None)
     assert torch.equal(net(x), before)
 
 
-# -- normalisation
-
-
-def test_normalisations_by_hand():
-    sums = [torch.tensor(6.0), torch.tensor(2.0), torch.tensor(1.0)]
-    elements = [12, 8, 2]
-    # layer mean: (6/12 + 2/8 + 1/2) / 3; elements: 9/22; parameters: 9 / (4 images * 10 parameters)
-    assert normalise(sums, elements, 4, 10, "layer_mean").item() == pytest.approx(1.25 / 3)
-    assert normalise(sums, elements, 4, 10, "elements").item() == pytest.approx(9 / 22)
-    assert normalise(sums, elements, 4, 10, "parameters").item() == pytest.approx(9 / 40)
+# -- the penalty of a pass
 
 
 def test_penalty_of_activations_by_hand():
@@ -238,12 +234,12 @@ def test_penalty_of_activations_by_hand():
     assert penalty(layers, 1, 7, PenaltyConfig()).item() == 0.0
 
 
-def test_penalty_differentiates_through_every_normalisation():
-    for how, share in [("layer_mean", 1 / (2 * 2)), ("elements", 1 / 5), ("parameters", 1 / (3 * 7))]:
+def test_penalty_differentiates_through_every_weighting():
+    for how, factor in [("layer_mean", 1 / (2 * 2)), ("elements", 1 / 5), ("parameters", 1 / (3 * 7))]:
         x = torch.tensor([1.0, 0.0], requires_grad=True)
         penalty([x, torch.zeros(3)], 3, 7, L0Config(sigma=1.0, weighting=how)).backward()
         assert x.grad is not None
-        assert x.grad.tolist() == pytest.approx([0.5 * share, 0.0])
+        assert x.grad.tolist() == pytest.approx([0.5 * factor, 0.0])
 
 
 def test_nothing_to_penalise_and_unknown_names():
@@ -311,7 +307,3 @@ def test_network_in_integers(sigma: float, value: float, norm: float):
     assert isinstance(net[0], nn.Conv2d)
     assert net[0].weight.grad is not None
     assert net[0].weight.grad.norm().item() == pytest.approx(norm, rel=1e-9)
-
-
-def test_every_penalty_has_a_yaml_and_back():
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(PENALTIES)

@@ -1,0 +1,28 @@
+"""The progress of a run on stderr: a bar on a terminal, a line every few seconds elsewhere, and a line an epoch."""
+
+from eat_runner.loggers.base import About, Logger
+from eat_runner.progress import ProgressBar
+from eat_runner.records import RunRecord
+from eat_runner.train.loop import EpochRow
+
+
+class Progress(Logger):
+    """A ProgressBar over the steps of the training."""
+
+    def __init__(self, config: object, about: About):
+        super().__init__(config, about)
+        self.bar = ProgressBar(about.run_id, about.steps)
+        self.bar.__enter__()
+        self.bar.start_at(about.steps_done)
+
+    def log(self, row: EpochRow) -> None:
+        self.say(str(row))
+
+    def step(self, done: int, figures: str) -> None:
+        self.bar.update(done, figures)
+
+    def say(self, line: str) -> None:
+        self.bar.say(f"{self.about.run_id}  {line}")
+
+    def close(self, record: RunRecord | None = None) -> None:
+        self.bar.__exit__(None, None, None)

@@ -1,0 +1,36 @@
+"""Methods: what changes a network beside its penalty (pruning, thresholds, number formats, removed channels).
+
+A method is a config group (config/groups.py), whose choice ``none`` leaves the network as it is, and a file here.
+Several compose: they act one after the other in the order of METHODS, during the training and after it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.method import MethodConfig
+from eat_runner.errors import UserError
+from eat_runner.methods.base import Method
+
+# By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact.
+METHODS: dict[str, type[Method]] = {}
+
+
+def build_methods(chosen: Mapping[str, MethodConfig], hardware: HardwareConfig) -> dict[str, Method]:
+    """The methods of the groups in ``chosen``, in the order in which they act."""
+    return {name: build(chosen[name], hardware) for name, build in METHODS.items() if name in chosen}
+
+
+def restore(module: nn.Module, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Give a freshly built network the structure that methods have given to another one, so that its weights fit.
+
+    changes: of a run's record, in order: {"method": group, "choice": its config's name, **what the method says}.
+    Raises UserError for a method that this version does not have.
+    """
+    for change in changes:
+        name = str(change.get("method"))
+        if name not in METHODS:
+            raise UserError(f"the network was changed by {name}, which this version does not know: install a newer one")
+        METHODS[name].restore(module, change)

@@ -1,0 +1,87 @@
+"""What a method is to the training: hooks, all of which do nothing here."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.method import MethodConfig
+from eat_runner.energy.counts import Counts
+
+
+class Progress(NamedTuple):
+    """Where a training is. step: from 0, over all epochs."""
+
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def part(self) -> float:
+        """From 0 at the first step to 1 at the last; 1 where there is but one."""
+        last = self.steps_per_epoch * self.epochs - 1
+        return self.step / last if last > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network after its training, for the stage in which methods change it once more.
+
+    accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
+    on the first training images, unaugmented.
+    """
+
+    model: nn.Module
+    accuracy: Callable[[], float]
+    count: Callable[[], Counts]
+
+
+class Method:
+    """One method of a run. A subclass overrides what it needs.
+
+    config: of its group. hardware: the run's; a method that looks at its prices says so in ``reads_hardware`` of its
+    config, and they become a part of the run's identity. wants_look: whether ``after_epoch`` wants to be called.
+    """
+
+    wants_look = False
+
+    def __init__(self, config: MethodConfig, hardware: HardwareConfig):
+        self.config, self.hardware = config, hardware
+
+    def on_build(self, model: nn.Module) -> None:
+        """The network has its weights and no optimiser yet: modules may be replaced. UserError where the method does
+        not fit it."""
+
+    def before_step(self, progress: Progress) -> None:
+        """In front of each step."""
+
+    def numbers(self) -> AbstractContextManager[Any]:
+        """What the forward pass of a training step computes in (fake quantisation)."""
+        return nullcontext()
+
+    def after_step(self, progress: Progress) -> None:
+        """Right after each update of the weights."""
+
+    def after_epoch(self, progress: Progress, counts: Counts) -> None:
+        """A metered look at the first training images, unaugmented. progress: of the epoch's last step."""
+
+    def after_training(self, trained: Trained) -> None:
+        """The stage between training and measurement: the same network must come out where it is done again."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed training needs to go on beside the weights: tensors and plain values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+
+    def changes(self) -> dict[str, Any]:
+        """What it did to the network, as plain values for the record (thresholds, bits, shapes of layers)."""
+        return {}
+
+    @classmethod
+    def restore(cls, model: nn.Module, changes: Mapping[str, Any]) -> None:
+        """Give a freshly built network the structure that ``changes`` tells of; its weights are loaded afterwards."""

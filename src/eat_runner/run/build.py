@@ -1,0 +1,72 @@
+"""A run's parts, built and checked, without training."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from eat_runner import models
+from eat_runner.config import ExperimentConfig
+from eat_runner.errors import UserError
+from eat_runner.methods import build_methods, restore
+from eat_runner.methods.base import Method
+from eat_runner.models import Network
+from eat_runner.run.locate import Job, locate
+from eat_runner.train.loop import Trainer, is_compiled
+
+
+@dataclass
+class Experiment(Job):
+    """One run's parts. methods: by config group, in the order in which they act. messages: for a person."""
+
+    network: Network
+    methods: dict[str, Method]
+    messages: list[str]
+
+    def trainer(self) -> Trainer:
+        """At the beginning of the training."""
+        return Trainer(self.network, self.dataset, self.config, self.device, self.methods)
+
+
+def build(job: Job) -> Experiment:
+    """The network with its first weights, and the methods, which have seen it. UserError where something does not
+    fit."""
+    config, dataset = job.config, job.dataset
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    network = models.build(config.model, dataset.image_size, dataset.channels, len(dataset.class_names))
+    if job.device.type == "cpu" and is_compiled(config.trainer, len(dataset.train)) and not _has_cpp_compiler():
+        raise UserError(
+            f"trainer.compile={config.trainer.compile} compiles this training, and there is no C++ compiler: install "
+            "g++, or set trainer.compile=off"
+        )
+    messages = list(network.messages)
+    if config.init is not None:
+        restore(network.module, job.origin.changes)
+        messages += models.load_weights(network.module, Path(config.init))
+    methods = build_methods(config.chosen_methods, config.hardware)
+    for method in methods.values():
+        method.on_build(network.module)
+    return Experiment(**vars(job), network=network, methods=methods, messages=messages)
+
+
+def build_or_error(job: Job) -> Experiment | Exception:
+    """The experiment, or why it cannot be built though nothing is wrong with what was asked for (out of memory): the
+    run is to fail alone, with a record."""
+    try:
+        return build(job)
+    except UserError:
+        raise
+    except Exception as error:
+        return error
+
+
+def locate_and_build(config: ExperimentConfig) -> Experiment:
+    """``locate`` and ``build``."""
+    return build(locate(config))
+
+
+def _has_cpp_compiler() -> bool:
+    return any(map(shutil.which, filter(None, [os.environ.get("CXX"), "g++", "clang++", "cl"])))

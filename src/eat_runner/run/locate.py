@@ -1,0 +1,83 @@
+"""What a run is, before its network is built, and where its results go."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eat_runner import data, models
+from eat_runner.config import ExperimentConfig
+from eat_runner.config.checks import one_of
+from eat_runner.config.identity import FRESH, Start, run_id
+from eat_runner.data import Dataset
+from eat_runner.errors import UserError
+from eat_runner.loggers import LOGGERS
+from eat_runner.penalties import PENALTIES
+from eat_runner.records import RunFolder, file_hash
+from eat_runner.train.schedules import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the first weights come from. start: what the run's identity has of it. checksum: of the weights' file, None
+    where they are fresh. changes: what methods did to the parent's network (RunRecord.changes)."""
+
+    start: Start = FRESH
+    checksum: str | None = None
+    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass
+class Job:
+    """A run before its network is built, and the folder that its results go to."""
+
+    config: ExperimentConfig
+    dataset: Dataset
+    device: torch.device
+    origin: Origin
+    run_id: str
+    folder: RunFolder
+
+
+def locate(config: ExperimentConfig) -> Job:
+    """Check the configuration, load the data, and find out where the run belongs. UserError where a value, a data set
+    or a file of weights does not fit."""
+    config.check()
+    config = config.canonical()
+    one_of("penalty.name", config.penalty.name, PENALTIES)
+    one_of("schedule.name", config.schedule.name, SCHEDULES)
+    for name in config.loggers:
+        one_of("loggers", name, LOGGERS)
+    device = _device(config.device)
+    dataset = data.load(config.dataset, Path(config.data_dir), config.download)
+    origin = Origin() if config.init is None else _origin(Path(config.init))
+    identity = run_id(config, dataset.fingerprint, origin.start)
+    folder = RunFolder(Path(config.results_dir) / config.name / identity)
+    return Job(config, dataset, device, origin, identity, folder)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        there = ", ".join(key for key, here in available.items() if here)
+        raise UserError(f"device={name} is not on this machine: choose one of auto, {there}")
+    return torch.device(name)
+
+
+def _origin(path: Path) -> Origin:
+    """Of what ``init`` names: the weights of a run, which becomes the parent, or any other file. UserError where it
+    cannot be read, or its run has a record that was written for another file."""
+    file = models.weights_file(path)
+    run = RunFolder(file.parent)
+    try:
+        checksum = file_hash(file)
+    except OSError as error:
+        raise UserError(f"init={path} cannot be read: {error.strerror}") from error
+    if file.name != run.weights.name or not run.record.exists():
+        return Origin(Start(file_hash=checksum), checksum)
+    run.check_weights()
+    record = run.read_record()
+    return Origin(Start(parent=record.run_id), checksum, record.changes)

@@ -1,0 +1,60 @@
+"""Looking at a network: accuracy, loss and counts of a split in one metered pass. Nothing is trained."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eat_runner.config import MeterConfig
+from eat_runner.data import Dataset, ImageSet
+from eat_runner.data.batches import evaluation_batches
+from eat_runner.energy.counts import Counts
+from eat_runner.energy.meter import measure
+from eat_runner.models import Network
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network looked at on one split, in float32 and evaluation mode. loss: mean cross-entropy."""
+
+    accuracy: float
+    loss: float
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How images become what a network takes: mean and std of their normalisation, per channel, for values in [0, 1];
+    channels that the network takes; the device that it is on."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int
+    device: torch.device
+
+
+def pixels_of(network: Network, dataset: Dataset, device: torch.device) -> Pixels:
+    """With the pretrained network's normalisation if it has one, else the data set's."""
+    if network.mean is not None and network.std is not None:
+        return Pixels(network.mean, network.std, network.channels, device)
+    return Pixels(dataset.mean, dataset.std, network.channels, device)
+
+
+def evaluate(
+    model: nn.Module, images: ImageSet, pixels: Pixels, meter: MeterConfig, split: str, floor: bool = True
+) -> Evaluation:
+    """Accuracy, loss and counts of ``images``, counted under the name ``split``. floor: meter the floor batch too.
+
+    Raises UserError and NonFiniteError as ``measure`` does.
+    """
+    batches = evaluation_batches(images, meter.batch, pixels.mean, pixels.std, pixels.device, pixels.channels)
+    logits: list[Tensor] = []
+    counts = measure(model, (x for x, _ in batches), meter, split, floor, logits.append)
+    answers = torch.cat(logits).float()
+    labels = torch.as_tensor(images.labels, device=pixels.device)
+    return Evaluation(
+        accuracy=float((answers.argmax(1) == labels).float().mean()),
+        loss=float(F.cross_entropy(answers, labels)),
+        counts=counts,
+    )

@@ -1,0 +1,356 @@
+"""The training loop: epochs and state.
+
+Everything random is seeded by (seed, epoch, step), so a trainer that is loaded from a checkpoint goes on bit for bit on
+the same machine.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eat_runner.config import ExperimentConfig, TrainerConfig
+from eat_runner.config.hardware import PublishedHardware
+from eat_runner.data import Dataset
+from eat_runner.data.batches import steps_per_epoch, training_batches
+from eat_runner.energy.counts import Counts
+from eat_runner.energy.estimate import estimate
+from eat_runner.methods.base import Method, Progress, Trained
+from eat_runner.models import Network
+from eat_runner.penalties.base import Penalty
+from eat_runner.penalties.observer import Observer
+from eat_runner.train.evaluate import Evaluation, evaluate, pixels_of
+from eat_runner.train.schedules import lambda_at, lr_at
+from eat_runner.train.step import Step
+
+STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
+STEPS_BETWEEN_PENALTIES = 20  # whose value is taken for the record; its gradient is added in every step
+LOOKED_AT = 1000  # training images of a look, and those that stand in for a validation split in the firing rate
+LOOK, VALIDATION = "look", "validation"  # names of splits
+PUBLISHED = PublishedHardware()
+COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which compiling paid (docs/performance.md)
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One row of history.csv. Training figures are means over the epoch's (augmented) batches, ``penalty`` over every
+    twentieth; validation figures are None where there was no evaluation. energy_ratio: ``published``, on the validation
+    split. seconds: of training."""
+
+    epoch: int
+    lr: float
+    lambda_t: float
+    cross_entropy: float
+    penalty: float | None
+    train_accuracy: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    firing_rate: float | None = None
+    energy_ratio: float | None = None
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        figures = {
+            "loss": self.cross_entropy,
+            "penalty": self.penalty,
+            "accuracy": self.train_accuracy,
+            "validation": self.validation_accuracy,
+            "firing": self.firing_rate,
+            "ratio": self.energy_ratio,
+        }
+        text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+        return f"epoch {self.epoch}  {text}  {self.seconds:.1f} s"
+
+
+class Trainer:
+    """A network on its way through the epochs.
+
+    ``for row in trainer.epochs(...)`` trains an epoch, looks at the network, and hands out the whole row; ``state()``
+    after any step is all that is needed to go on. Mean figures of an unfinished epoch are part of it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        dataset: Dataset,
+        config: ExperimentConfig,
+        device: torch.device,
+        methods: Mapping[str, Method] | None = None,
+    ):
+        """methods: by config group, in the order in which they act; they have seen the network already (on_build)."""
+        self.network, self.dataset, self.config = network, dataset, config
+        self.methods = dict(methods or {})
+        self.model = network.module.to(device)
+        settings = config.trainer
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pixels = pixels_of(network, dataset, device)
+        self.steps = steps_per_epoch(len(dataset.train), settings.batch_size)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        self.penalty = self._penalty()
+        self.multiplier = 1.0  # of lambda's schedule; who moves it (a dual ascent) finds it in the state again
+        self.epoch = 0  # of these, finished
+        self.step = 0  # of these, done in the epoch that is under way
+        exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self.sums = torch.zeros(3, device=device, dtype=exact)  # cross-entropy, penalty, correct answers
+        self.history: list[EpochRow] = []
+        self.seconds = 0.0
+        self.validation: Evaluation | None = None  # of the trained network, once its last epoch was looked at
+
+    @property
+    def diverged(self) -> bool:
+        """True when the loss stopped being finite."""
+        last = self.history[-1] if self.history else None
+        return last is not None and not _finite(last)
+
+    @property
+    def done(self) -> bool:
+        return self.diverged or self.epoch >= self.config.trainer.epochs
+
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * self.steps + self.step
+
+    def epochs(self, stop: Callable[[], bool], report: Callable[[int, str], None]) -> Iterator[EpochRow]:
+        """Train epoch by epoch; ends early, at a step, when ``stop()`` turns true.
+
+        report: called every few steps with the number of steps done so far and a line of figures.
+        """
+        if self.done:
+            return
+        with self.penalty:
+            step = self._step()
+            while not self.done:
+                self._train_epoch(step, stop, report)
+                if self.step < self.steps:
+                    return
+                self._finish_epoch()
+                yield self.history[-1]
+
+    def seconds_per_step(self, steps: int = 5) -> float:
+        """Time of a training step, from a few that are made now; leaves the trainer trained by them."""
+        marks: list[float] = []
+
+        def enough() -> bool:
+            marks.append(time.perf_counter())
+            return len(marks) > steps + 1
+
+        next(self.epochs(enough, lambda done, text: None), None)
+        laps = [after - before for before, after in pairwise(marks)]
+        return sorted(laps)[len(laps) // 2] if laps else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Everything to go on bit for bit: tensors and plain values only, so that it loads with weights_only=True."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "penalty": self.penalty.state(),
+            "methods": {name: method.state() for name, method in self.methods.items()},
+            "multiplier": self.multiplier,
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "seconds": self.seconds,
+            "history": [asdict(row) for row in self.history],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken. Raises KeyError or RuntimeError where it is of another network."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.penalty.load_state(state.get("penalty", {}))  # a checkpoint of the first version has none
+        for name, method in self.methods.items():
+            method.load_state(state["methods"][name])
+        self.multiplier = state.get("multiplier", 1.0)
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums.copy_(state["sums"])
+        self.history = [EpochRow(**row) for row in state["history"]]
+
+    def change(self) -> None:
+        """The stage after the training: each method changes the network once more. None of its looks counts then."""
+        for method in self.methods.values():
+            method.after_training(Trained(self.model, self._accuracy, self.look))
+        if self.methods:
+            self.validation = None
+
+    def look(self) -> Counts:
+        """Counts of the network as it is, on the first training images, unaugmented."""
+        images = self.dataset.train.first(LOOKED_AT)
+        return evaluate(self.model, images, self.pixels, self.config.meter, LOOK, floor=False).counts
+
+    def _accuracy(self) -> float:
+        images = self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
+        return evaluate(self.model, images, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+
+    # --- parts of a training ---------------------------------------------------------------------------------------
+
+    def _penalty(self) -> Penalty:
+        if not self.config.is_penalised:
+            return Penalty()
+        size = self.dataset.image_size
+        example = torch.zeros(2, self.network.channels, size, size, device=self.pixels.device)
+        if self.config.trainer.channels_last:
+            example = example.contiguous(memory_format=torch.channels_last)
+        in_backward = not self.compiled
+        return Observer(self.model, self.config.penalty, example, in_backward, self.config.hardware)
+
+    def _step(self) -> Step:
+        return Step(
+            forward=self._compile() if self.compiled else self.model,
+            optimizer=self.optimizer,
+            penalty=self.penalty,
+            methods=tuple(self.methods.values()),
+            autocast=self._autocast,
+        )
+
+    def _compile(self) -> Callable[[Tensor], Tensor]:
+        torch.compiler.reset()  # a network compiled before looks the same to it where only the observer differs
+        return torch.compile(self.model)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the configuration asks for it."""
+        enabled = self.config.trainer.precision == "bf16"
+        return torch.autocast(self.pixels.device.type, torch.bfloat16, enabled=enabled)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch.compile is used."""
+        return is_compiled(self.config.trainer, len(self.dataset.train))
+
+    # --- an epoch --------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self, step: Step, stop: Callable[[], bool], report: Callable[[int, str], None]) -> None:
+        config, pixels = self.config, self.pixels
+        self.model.train()
+        started = time.perf_counter()
+        for x_nchw, labels in training_batches(
+            self.dataset.train,
+            config.dataset,
+            config.trainer.batch_size,
+            pixels.mean,
+            pixels.std,
+            seed=config.seed,
+            epoch=self.epoch,
+            device=pixels.device,
+            first_step=self.step,
+            channels=pixels.channels,
+        ):
+            if stop():
+                break
+            torch.manual_seed(_step_seed(config.seed, self.epoch, self.step))  # dropout
+            self._set_lr(lr_at(config.trainer, self.steps_done, self.steps))
+            wanted = self.step % STEPS_BETWEEN_PENALTIES == 0
+            made = step(x_nchw, labels, self.lambda_t_at(self.step), self._progress(self.step), wanted)
+            self.sums[0] += made.cross_entropy
+            if made.penalty is not None:
+                self.sums[1] += made.penalty
+            self.sums[2] += (made.logits.argmax(1) == labels).float().mean()
+            self.step += 1
+            if self.step % STEPS_BETWEEN_REPORTS == 0:
+                report(self.steps_done, self._figures())
+        self.seconds += time.perf_counter() - started
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _finish_epoch(self) -> None:
+        """The epoch's row, whole, at the end of the history; then who wants it gets a look."""
+        settings, last = self.config.trainer, self.steps - 1
+        cross_entropy, penalty, accuracy = self._means(self.steps)
+        # the rate that comes next, but for one that is the epoch's
+        at = self.steps_done - (settings.lr_schedule == "exponential")
+        row = EpochRow(
+            epoch=self.epoch + 1,
+            lr=lr_at(settings, at, self.steps),
+            lambda_t=self.lambda_t_at(last),
+            cross_entropy=cross_entropy,
+            penalty=penalty if self.config.is_penalised else None,
+            train_accuracy=accuracy,
+            seconds=self.seconds,
+        )
+        progress = self._progress(last)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.sums.zero_()
+        ends = self.epoch >= settings.epochs or not _finite(row)
+        try:
+            if (row.epoch % settings.evaluate_every == 0 or ends) and _finite(row):
+                row = self._looked_at(row, ends)
+        finally:  # where a value that is not finite is found, the epoch was trained all the same
+            self.history.append(row)
+        self._look_for_who_wants_it(progress)
+
+    def _looked_at(self, row: EpochRow, ends: bool) -> EpochRow:
+        """The row with the figures of the validation split, or of some training images where none was cut.
+
+        At the end of training this is the validation split's measurement too, with its floor batch.
+        """
+        split, meter = self.dataset.validation, self.config.meter
+        images = split if len(split) else self.dataset.train.first(LOOKED_AT)
+        found = evaluate(self.model, images, self.pixels, meter, VALIDATION, floor=ends)
+        if len(split):
+            row = replace(row, validation_loss=found.loss, validation_accuracy=found.accuracy)
+            self.validation = found if ends else None
+        row = replace(row, firing_rate=found.counts.firing_rate)
+        if meter.batch == PUBLISHED.batch and meter.threshold == PUBLISHED.threshold:
+            row = replace(row, energy_ratio=estimate(found.counts, PUBLISHED, VALIDATION).ratio)
+        return row
+
+    def _look_for_who_wants_it(self, progress: Progress) -> None:
+        looking = [method for method in self.methods.values() if method.wants_look]
+        if self.done or not (looking or self.penalty.wants_look):
+            return
+        counts = self.look()
+        if self.penalty.wants_look:
+            self.penalty.look(counts)
+        for method in looking:
+            method.after_epoch(progress, counts)
+
+    def _means(self, steps: int) -> tuple[float, float, float]:
+        """Cross-entropy, penalty and accuracy, over the epoch's first steps."""
+        cross_entropy, penalty, correct = self.sums.tolist()
+        return cross_entropy / steps, penalty / math.ceil(steps / STEPS_BETWEEN_PENALTIES), correct / steps
+
+    def _progress(self, step: int) -> Progress:
+        return Progress(self.epoch * self.steps + step, self.steps, self.config.trainer.epochs)
+
+    def lambda_t_at(self, step: int) -> float:
+        """lambda of a step of the epoch that is under way: schedule times multiplier."""
+        config = self.config
+        if not config.is_penalised:
+            return 0.0
+        step += self.epoch * self.steps
+        return self.multiplier * lambda_at(config.schedule, config.lambda_, step, self.steps, config.trainer.epochs)
+
+    def _figures(self) -> str:
+        cross_entropy, penalty, accuracy = self._means(max(self.step, 1))
+        text = f"loss {cross_entropy:.3f}  accuracy {accuracy:.3f}"
+        if self.config.is_penalised:
+            text += f"  penalty {penalty:.3f}"
+        fired = next((row.firing_rate for row in reversed(self.history) if row.firing_rate is not None), None)
+        return text + (f"  firing {fired:.3f}" if fired is not None else "")
+
+
+def is_compiled(settings: TrainerConfig, images: int) -> bool:
+    """Whether training on so many images uses torch.compile; ``auto`` decides by the planned number of steps alone."""
+    planned = settings.epochs * steps_per_epoch(images, settings.batch_size)
+    return settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS)
+
+
+def _finite(row: EpochRow) -> bool:
+    return math.isfinite(row.cross_entropy + (row.penalty or 0.0))
+
+
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """A seed for what a step draws (dropout); well mixed, and the same wherever the step is made."""
+    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0])
