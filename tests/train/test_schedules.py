@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch.optim import lr_scheduler
 
-from eat_runner.config import ScheduleConfig
+from eat_runner.config import ScheduleConfig, TrainerConfig
+from eat_runner.config.trainer import LR_SCHEDULES
 from eat_runner.errors import UserError
-from eat_runner.train.schedules import SCHEDULES, lambda_at
+from eat_runner.train.schedules import SCHEDULES, lambda_at, lr_at
 
 CONF = Path(__file__).parents[2] / "conf" / "schedule"
 
@@ -65,3 +68,35 @@ def test_unknown_schedule():
 
 def test_every_schedule_has_a_yaml_and_back():
     assert {path.stem for path in CONF.glob("*.yaml")} == set(SCHEDULES)
+
+
+# --- learning rate: to the bit what torch's schedulers arrive at
+
+
+def torchs_rates(settings: TrainerConfig, steps_per_epoch: int) -> list[float]:
+    """The rate of every step, and the one that would follow, as torch sets them."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.lr)
+    total = settings.epochs * steps_per_epoch
+    scheduler = {
+        "exponential": lambda: lr_scheduler.ExponentialLR(optimizer, settings.lr_gamma),
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=total),
+        "onecycle": lambda: lr_scheduler.OneCycleLR(
+            optimizer, max_lr=settings.lr, total_steps=total + 1, cycle_momentum=False
+        ),
+        "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    }[settings.lr_schedule]()
+    rates = [optimizer.param_groups[0]["lr"]]
+    for step in range(1, total + 1):
+        optimizer.step()
+        if settings.lr_schedule != "exponential" or step % steps_per_epoch == 0:
+            scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@pytest.mark.parametrize("lr_schedule", LR_SCHEDULES)
+@pytest.mark.parametrize(("epochs", "steps_per_epoch"), [(1, 1), (1, 2), (2, 1), (3, 5), (11, 7), (20, 22)])
+def test_the_learning_rate_is_torchs_to_the_bit(lr_schedule: str, epochs: int, steps_per_epoch: int):
+    settings = TrainerConfig(lr_schedule=lr_schedule, epochs=epochs, lr=0.07, lr_gamma=0.93)
+    steps = range(epochs * steps_per_epoch + 1)
+    assert [lr_at(settings, step, steps_per_epoch) for step in steps] == torchs_rates(settings, steps_per_epoch)

@@ -1,6 +1,7 @@
 """Typed, validated configuration: dataclasses without Hydra, torch or files."""
 
 from eat_runner.config.dataset import DatasetConfig
+from eat_runner.config.method import MethodConfig
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.penalty import L0Config, PenaltyConfig
 from eat_runner.config.root import ExperimentConfig
@@ -12,6 +13,7 @@ __all__ = [
     "ExperimentConfig",
     "L0Config",
     "MeterConfig",
+    "MethodConfig",
     "ModelConfig",
     "PenaltyConfig",
     "ScheduleConfig",

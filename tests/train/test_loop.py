@@ -1,0 +1,88 @@
+"""The loop: rows that are whole, looks for who wants them, and a state that carries everything."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from eat_runner import run
+from eat_runner.config import ScheduleConfig
+from eat_runner.train.checkpoint import pack, unpack
+from examples import MaskConfig
+
+
+def train(trainer, steps=10**9):
+    done = iter(range(steps))
+    return list(trainer.epochs(lambda: next(done, None) is None, lambda *_: None))
+
+
+def trainer_of(config):
+    return run.locate_and_build(config).trainer()
+
+
+def same(a, b):
+    return all(torch.equal(x, b[key]) for key, x in a.items())
+
+
+def untimed(rows):
+    return [asdict(row) | {"seconds": 0} for row in rows]
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 2, 5])
+def test_a_row_is_whole_before_anybody_sees_it(small_config, evaluate_every):
+    settings = replace(small_config.trainer, epochs=3, evaluate_every=evaluate_every)
+    rows = train(trainer_of(replace(small_config, trainer=settings)))
+    looked = [row.epoch for row in rows if row.validation_accuracy is not None]
+    assert looked == {1: [1, 2, 3], 2: [2, 3], 5: [3]}[evaluate_every]
+    for row in rows:
+        figures = (row.validation_loss, row.validation_accuracy, row.firing_rate, row.energy_ratio)
+        assert all(figure is not None for figure in figures) == (row.epoch in looked)
+
+
+def test_the_multiplier_scales_lambda_and_is_carried_by_the_state(small_config):
+    config = replace(small_config, schedule=ScheduleConfig(name="linear", warmup=1.0), lambda_=2.0)
+    trainer = trainer_of(config)
+    plain = [trainer.lambda_t_at(step) for step in range(trainer.steps)]
+    assert plain == pytest.approx([2.0 * step / 9 for step in range(5)])
+    trainer.multiplier = 3.0
+    assert [trainer.lambda_t_at(step) for step in range(5)] == pytest.approx([3 * value for value in plain])
+    resumed = trainer_of(config)
+    resumed.load_state(unpack(pack(trainer.state())))
+    assert resumed.multiplier == 3.0
+    assert train(resumed)[-1].lambda_t == pytest.approx(6.0)
+
+
+def test_a_checkpoint_of_the_first_version_goes_on(small_config):
+    whole = trainer_of(small_config)
+    train(whole)
+    part = trainer_of(small_config)
+    train(part, 3)
+    state = {key: value for key, value in part.state().items() if key not in {"penalty", "methods", "multiplier"}}
+    resumed = trainer_of(small_config)
+    resumed.load_state(state | {"lr_schedule": {}})
+    train(resumed)
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_method_hears_of_every_step_and_epoch_and_its_state_is_carried(small_config, mask_method):
+    config = replace(small_config, methods={"mask": MaskConfig(name="small")}, lambda_=0.0)
+    whole = trainer_of(config)
+    train(whole)
+    [mask] = whole.methods.values()
+    # two epochs of five steps; no look after the last, whose row has just been measured
+    steps = [(what, step) for step in range(10) for what in ("before", "after")]
+    steps.insert(10, ("look", 4))
+    assert [entry[:2] for entry in mask.heard] == steps
+    assert ("look", 4, 160) in mask.heard  # fewer training images than a look takes
+    assert all(entry[2] for entry in mask.heard if entry[0] == "before")
+    assert not all(entry[2] for entry in mask.heard if entry[0] == "after")  # momentum and decay have moved them
+    assert mask.kept()
+
+    part = trainer_of(config)
+    train(part, 7)
+    resumed = trainer_of(config)
+    resumed.load_state(unpack(pack(part.state())))
+    train(resumed)
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+    assert untimed(resumed.history) == untimed(whole.history)
+    assert resumed.methods["mask"].looks == mask.looks == 1
