@@ -14,6 +14,7 @@ LONGEST_RUN = 32  # zeros in one code word: a run of 31 and a value that is itse
 BIAS_BITS = 32  # of a layer whose weights have a width of their own: what is added to 32-bit sums
 OPENING = frozenset({Kind.CONV, Kind.LINEAR})
 ABSORBED = frozenset({Kind.BATCH_NORM, Kind.ADD, Kind.RELU, Kind.ACTIVATION})
+MACS = {"input": "macs_input_nonzero", "both": "macs_both_nonzero", "none": "macs_valid"}  # by ``skip``: those made
 
 
 class Fused:
@@ -87,11 +88,10 @@ class _Group:
     def written(self) -> _Piece:
         return _output(self.last)
 
-    def reads(self) -> Iterator[_Piece]:
+    @property
+    def reads(self) -> list[_Piece]:
         """The stored tensors that come in."""
-        for operand in self.operands:
-            yield from operand
-        yield from self.added
+        return [piece for operand in self.operands for piece in operand] + self.added
 
 
 def _output(row: LayerCounts) -> _Piece:
@@ -204,7 +204,7 @@ def _tensors(rows: Sequence[LayerCounts], hardware: FusedHardware) -> dict[int, 
 def _group_energy(group: _Group, tensors: dict[int, _Tensor], hardware: FusedHardware) -> LayerEnergy:
     first, written = group.first, group.written
     energy_pj = dense_pj = 0.0
-    for piece in (*group.reads(), written):
+    for piece in (*group.reads, written):
         _, bits, pj_per_bit = tensors[piece.made_by]
         energy_pj += pj_per_bit * stored_bits(piece.elements, piece.nonzeros, bits, hardware.format)
         dense_pj += pj_per_bit * piece.elements * bits
@@ -267,7 +267,7 @@ def _activation_slopes(
         _, bits, pj_per_bit = tensors[piece.made_by]
         return pj_per_bit * slope_bits(piece.elements, piece.nonzeros, bits, hardware.format)
 
-    for piece in (group.written, *group.reads()):
+    for piece in (group.written, *group.reads):
         yield piece, storage_pj(piece)
     products_pj = _mac_pj(hardware) * _macs(group.first, hardware) / group.first.images
     # a zero in the second operand, where there is one, is skipped with skip: both alone
@@ -289,8 +289,7 @@ def _weight_slope(row: LayerCounts, hardware: FusedHardware) -> float:
 
 def _macs(row: LayerCounts, hardware: FusedHardware) -> int:
     """The products that are made, of all images."""
-    macs = {"input": row.macs_input_nonzero, "both": row.macs_both_nonzero, "none": row.macs_valid}
-    return macs[hardware.skip]
+    return getattr(row, MACS[hardware.skip])
 
 
 def _mac_pj(hardware: FusedHardware) -> float:
