@@ -7,7 +7,9 @@ import pytest
 
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.energy.counts import FLOOR_BATCH, BatchCounts, Counts, Kind, LayerCounts, with_consumers
-from eat_runner.energy.estimate import EnergyReport, estimate, stored_bits
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.rules.base import EnergyReport
+from eat_runner.energy.rules.fused import stored_bits
 from eat_runner.errors import UserError
 
 # round numbers: 8-bit values; a bit costs 1 pJ in the buffer (up to 1000 bits), 10 in DRAM; a product 2 + 1

@@ -1,6 +1,7 @@
 """The meter against values worked out by hand, and against naive loops."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from torch.nn import functional as F
 
 from eat_runner.config import MeterConfig
 from eat_runner.energy.counts import FLOOR_BATCH, Counts, Kind, LayerCounts
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import NonFiniteError, measure
+from eat_runner.energy.ops import OPS, Flag, Macs, Op, Products
 from eat_runner.errors import UserError
-from eat_runner.taps import tap
+from eat_runner.taps import Call, tap
 
 THRESHOLD = 2.0**-126
 
@@ -136,6 +140,79 @@ def test_one_convolution_by_hand() -> None:
     # at (1, 2) it is in the windows of column 1 alone, at (2, 1) and (0, 1), where the kernel is not zero
     [row] = meter(nn.Sequential(conv), x).layers
     assert (row.macs_input_nonzero, row.macs_both_nonzero) == (2, 2)
+
+
+# --- an operation from outside is one handler ----------------------------------------------------------------------
+
+
+def transposed_convolution(call: Call) -> Op:
+    """Without padding: every value meets every weight of its channel, at every place of the kernel."""
+    conv = call.module
+    assert isinstance(conv, nn.ConvTranspose2d)
+
+    def total(nonzeros: Tensor, elements: int, flag: Flag) -> Macs:
+        images, positions = elements // nonzeros.numel(), nonzeros[0].numel()
+        weights = conv.weight[0].numel()
+        both = nonzeros.sum((1, 2)) @ flag(conv.weight).sum((1, 2, 3))
+        return images * len(nonzeros) * positions * weights, int(nonzeros.sum()) * weights, int(both)
+
+    macs = call.inputs[0].numel() * conv.weight[0].numel()
+    return Op(Kind.CONV, macs, macs, products=Products(total))
+
+
+def test_a_transposed_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "ConvTranspose2d", transposed_convolution)
+    conv = nn.ConvTranspose2d(3, 2, 2, stride=2)
+    with torch.no_grad():
+        conv.weight.copy_(sparse(conv.weight.shape, seed=1, density=0.6))
+    x = sparse((5, 3, 4, 3), seed=2, density=0.5)
+    [row] = meter(nn.Sequential(conv), x[:3], x[3:]).layers
+    weight = conv.weight.detach().numpy()
+    products = [
+        (x[image, i, h, w] != 0, weight[i, o, kh, kw] != 0)
+        for image, i, h, w, o, kh, kw in itertools.product(*map(range, (5, 3, 4, 3, 2, 2, 2)))
+    ]
+    assert row.macs_valid == row.macs_nominal == len(products)
+    assert row.macs_input_nonzero == sum(bool(left) for left, _ in products)
+    assert row.macs_both_nonzero == sum(bool(left and right) for left, right in products)
+
+
+class Scores(nn.Module):
+    """The products of queries (ReLU) and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.ReLU(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.query(x), self.key(x).transpose(1, 2))
+
+
+def product_of_two(call: Call) -> Op:
+    """(images, a, b) x (images, b, c); what each image multiplies is counted when it is there."""
+
+    def of_call(call: Call, flag: Flag) -> Tensor:
+        left, right = (flag(x) for x in call.inputs)
+        inner, some = left.shape[2], int(left.sum()) * right.shape[2]
+        return torch.tensor([call.output.numel() * inner, some, int((left.sum(1) * right.sum(2)).sum())])
+
+    macs = call.output.numel() * call.inputs[0].shape[2]
+    return Op(
+        Kind.LINEAR, macs, macs, products=Products(lambda summed, elements, flag: tuple(summed.tolist()), of_call)
+    )
+
+
+def test_a_product_of_two_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "matmul", product_of_two)
+    x = sparse((3, 5, 4), seed=3, density=0.6)
+    row = meter(Scores(), x[:2], x[2:]).layers[-1]
+    products = [
+        (x[image, a, k] > 0, x[image, b, k] != 0) for image, a, b, k in itertools.product(*map(range, (3, 5, 5, 4)))
+    ]
+    assert (row.op, row.weight_elements) == ("matmul", 0)
+    assert row.macs_valid == row.macs_nominal == len(products)
+    assert row.macs_input_nonzero == sum(bool(left) for left, _ in products)
+    assert row.macs_both_nonzero == sum(bool(left and right) for left, right in products)
 
 
 # --- what is counted, and when -------------------------------------------------------------------------------------
@@ -422,6 +499,38 @@ def test_batches_are_numbered_and_the_last_may_be_smaller() -> None:
     [row] = counts.layers
     assert (row.images, row.input_elements, row.macs_valid) == (5, 10, 5 * 6)
     assert (counts.batch, counts.threshold) == (2, THRESHOLD)
+
+
+def test_layers_and_batches_tell_the_same_totals_of_module_calls() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Residual(), nn.Sigmoid(), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 3 * 4, 5))
+    with torch.no_grad():
+        for module in (model[0].conv, model[0].bn, model[4]):
+            module.weight.mul_(torch.rand_like(module.weight) < 0.5)
+    x = torch.randn(5, 2, 3, 4) - 0.5
+    counts = meter(model, x[:2], x[2:4], x[4:], floor=True)
+    modules = [row for row in counts.layers if not row.functional]
+    batches = [batch for batch in counts.batches if not batch.is_floor]
+    assert (len(modules), len(counts.layers), len(batches)) == (8, 11, 3)
+    for name in ("input_elements", "input_nonzeros", "output_elements", "output_nonzeros", "computations"):
+        assert sum(getattr(row, name) for row in modules) == sum(getattr(batch, name) for batch in batches), name
+    as_built = sum(row.output_nonzeros if row.inplace else row.input_nonzeros for row in modules)
+    everywhere = sum(row.output_nonzeros if row.activation else row.input_nonzeros for row in modules)
+    assert as_built == sum(batch.input_nonzeros_as_built for batch in batches)
+    assert everywhere == sum(batch.input_nonzeros_all for batch in batches)
+    assert len({as_built, everywhere, sum(row.input_nonzeros for row in modules)}) == 3
+    [norm] = [row for row in modules if row.op == "BatchNorm2d"]
+    for batch in batches:  # parameters are fetched for each
+        assert batch.parameter_elements == sum(row.parameter_elements for row in modules)
+        assert batch.parameter_nonzeros == sum(row.parameter_nonzeros for row in modules)
+        assert (batch.statistics_elements, batch.statistics_nonzeros) == (
+            norm.statistics_elements,
+            norm.statistics_nonzeros,
+        )
+    assert {row.images for row in counts.layers} == {sum(batch.images for batch in batches)} == {counts.images}
+    report = estimate(counts, replace(load_hardware("published"), batch=2))
+    assert sum(layer.energy_pj for layer in report.layers) == pytest.approx(report.energy_uj_per_image * 1e6, rel=1e-12)
+    assert sum(layer.dense_pj for layer in report.layers) == pytest.approx(report.dense_uj_per_image * 1e6, rel=1e-12)
 
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2], [2, 1, 1]])

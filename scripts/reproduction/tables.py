@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-from eat_runner.config.hardware import FusedHardware, HardwareConfig, PublishedHardware
+from eat_runner.config.hardware import HardwareConfig
 from eat_runner.energy.counts import BatchCounts, Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
@@ -184,7 +184,6 @@ def hardware_list() -> dict[str, HardwareConfig]:
     weights as the paper's does, to one that fetches them for every image; then one thing of that one changes at a time,
     the last two together. Eyeriss is another machine."""
     fused = load_hardware("fused_45nm")
-    assert isinstance(fused, FusedHardware)
     return {
         "published (the paper's accounting)": load_hardware("published"),
         "fused, 45 nm, weights shared by 100 images": replace(fused, weight_reuse=100),
@@ -376,10 +375,9 @@ def choices(found: Sequence[Outcome]) -> list[Row]:
     return sorted(rows, key=lambda row: [str(row[key]) for key in keys])
 
 
-def readings() -> dict[str, PublishedHardware]:
+def readings() -> dict[str, HardwareConfig]:
     """Other readings of the paper's accounting that need no training."""
     published = load_hardware("published")
-    assert isinstance(published, PublishedHardware)
     return {
         "ours: batch 100, in-place inputs as built, statistics once": published,
         "no activation in place": replace(published, inplace="none"),

@@ -21,7 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from eat_runner.energy.counts import BatchCounts, Counts, LayerCounts, from_row, to_row
+from eat_runner.energy.counts import OPTIONAL, BatchCounts, Counts, LayerCounts, from_row, to_rows
 from eat_runner.errors import UserError, one_line
 
 FORMAT = 1
@@ -31,6 +31,8 @@ STATUSES = ("running", "finished", "diverged", "failed", "interrupted", "stopped
 FINAL = frozenset({"finished", "diverged"})
 # what the file systems of some networks say that cannot sync a folder
 NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+LONGEST_HEAD = 10_000  # characters in the first line of a count file
 
 Scalar = str | int | float | bool | None
 
@@ -200,15 +202,17 @@ class RunFolder:
 
     def write_counts(self, counts: Counts) -> None:
         """layers.csv and batches.csv. The record's meter and uncounted keys hold the rest of ``counts``."""
-        write_atomically(self.layers, csv_bytes([to_row(row) for row in counts.layers]))
-        write_atomically(self.batches, csv_bytes([to_row(row) for row in counts.batches]))
+        write_atomically(self.layers, csv_bytes(to_rows(counts.layers)))
+        write_atomically(self.batches, csv_bytes(to_rows(counts.batches)))
 
     def read_counts(self, record: RunRecord | None = None, *, layers: bool = True) -> Counts:
-        """The counts; ``record`` (this run's) saves reading it again, ``layers=False`` leaves layers.csv unread.
+        """The counts; ``record`` (this run's) saves reading it again. ``layers=False`` leaves layers.csv unread, for
+        rules whose totals do without it, unless it has columns that no rule may overlook (widths of values).
 
         UserError: a file is missing or not the one that the record was written for.
         """
         record = record or self.read_record()
+        layers = layers or self._has_widths()
         try:
             return Counts(
                 layers=[from_row(LayerCounts, row) for row in self._rows(self.layers, record)] if layers else [],
@@ -221,6 +225,14 @@ class RunFolder:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{self.path}: the counts are damaged ({type(error).__name__}: {error})") from error
+
+    def _has_widths(self) -> bool:
+        try:
+            with self.layers.open(encoding="utf-8", errors="replace") as file:
+                columns = file.readline(LONGEST_HEAD).strip().split(",")
+        except OSError:
+            return False  # who needs the file will say so
+        return not set(OPTIONAL).isdisjoint(columns)
 
     def _rows(self, path: Path, record: RunRecord | None = None) -> Iterable[dict[str, str]]:
         data = _read(path)
@@ -292,7 +304,7 @@ def _record_from(values: dict[str, Any], path: Path) -> RunRecord:
     if checksum != _checksum(values):
         raise UserError(f"{path} is damaged (its checksum does not match): delete it to repeat the run")
     for key, hint in _HINTS.items():
-        if key in values and not _fits(values[key], hint):
+        if key in values and not fits(values[key], hint):
             raise UserError(f"{path}: {key} is of another type than a record's {key}")
     if "run_id" not in values or values.get("status") not in STATUSES:
         raise UserError(f"{path}: a record needs a run_id and a status among {', '.join(STATUSES)}")
@@ -302,17 +314,17 @@ def _record_from(values: dict[str, Any], path: Path) -> RunRecord:
 _HINTS: dict[str, Any] = get_type_hints(RunRecord)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of an annotated type; a whole number is a float too."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
     if origin in {Union, types.UnionType}:
-        return any(_fits(value, choice) for choice in arguments)
+        return any(fits(value, choice) for choice in arguments)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+        return isinstance(value, dict) and all(fits(item, arguments[1]) for item in value.values())
     if origin is list:
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from eat_runner import plots
 from eat_runner.claims import REPORT_LOCK, report_lock
-from eat_runner.config.hardware import FusedHardware, HardwareConfig
+from eat_runner.config.hardware import HardwareConfig
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 from eat_runner.pareto import DESCRIPTION, SELECTION_RULES, Front, Setting, fronts
@@ -208,12 +208,11 @@ def _write_layers(panels: Sequence[plots.LayerPanel], hardware: HardwareConfig, 
     if not panels:
         return _remove(output, FIRING_PLOT, ENERGY_PLOT, LAYERS)
     write_atomically(output / LAYERS, _csv([row for panel in panels for row in _layer_rows(panel)]))
-    relative = isinstance(hardware, FusedHardware) and hardware.relative
     caption = printable(f"hardware {hardware.name} ({hardware.process_nm} nm) · test split")
     return [
         output / LAYERS,
         *plots.save(plots.firing_figure(panels, "test split"), output / FIRING_PLOT),
-        *plots.save(plots.energy_figure(panels, caption, relative), output / ENERGY_PLOT),
+        *plots.save(plots.energy_figure(panels, caption, hardware.relative), output / ENERGY_PLOT),
     ]
 
 

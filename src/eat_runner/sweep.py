@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from eat_runner.config.hardware import SCHEMAS, HardwareConfig, PublishedHardware
 from eat_runner.config.identity import digest, is_plain_baseline, varied
 from eat_runner.energy.counts import Counts
-from eat_runner.energy.estimate import EnergyReport, LayerEnergy, estimate
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.rules import RULES
+from eat_runner.energy.rules.base import EnergyReport, LayerEnergy
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder, RunRecord, Scalar
+from eat_runner.records import RunFolder, RunRecord, Scalar, fits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,10 +145,11 @@ def hardware_of(folders: Sequence[Path]) -> HardwareConfig:
     for folder in (folder for root in folders for folder in run_folders(root)):
         try:
             values = folder.read_record().config["hardware"]
-            hardware = SCHEMAS[values["rule"]](**values)
+            schema = SCHEMAS[values["rule"]]
+            hardware = schema(**values)
             hardware.check()
-            types = get_type_hints(type(hardware))
-            if all(isinstance(getattr(hardware, key), hint) for key, hint in types.items() if key != "source"):
+            types = get_type_hints(schema)
+            if all(fits(value, types[key]) for key, value in values.items()):
                 return hardware
         except (ValueError, LookupError, TypeError, ArithmeticError):
             continue
@@ -226,7 +229,7 @@ def _read_all(folders: Sequence[RunFolder], hardware: HardwareConfig) -> Iterato
     """``_read`` of every folder, in order; on several cores where layer by layer prices make it worth while."""
     read = partial(_read, hardware=hardware)
     workers = min(MAX_WORKERS, os.cpu_count() or 1, len(folders) // FOLDERS_PER_WORKER)
-    if workers < 2 or isinstance(hardware, PublishedHardware):
+    if workers < 2 or not RULES[hardware.rule].reads_layers:
         yield from map(read, folders)
         return
     # spawn: a fork of a process with threads (torch's, in eat-run) may hang
@@ -329,8 +332,7 @@ def _share(value: float | None) -> float | None:
 
 
 def _energy(folder: RunFolder, record: RunRecord, hardware: HardwareConfig) -> dict[str, Any]:
-    # the published rule's totals are in batches.csv alone
-    counts = folder.read_counts(record, layers=not isinstance(hardware, PublishedHardware))
+    counts = folder.read_counts(record, layers=RULES[hardware.rule].reads_layers)
     measured = {batch.split for batch in counts.batches}
     test = _estimate(folder, counts, hardware, "test")
     validation = _estimate(folder, counts, hardware, "validation") if "validation" in measured else None

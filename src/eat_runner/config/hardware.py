@@ -1,6 +1,11 @@
-"""The config group ``hardware``: price lists. Every price has its unit in its name and a line in ``source``."""
+"""The config group ``hardware``: price lists. Every price has its unit in its name and a line in ``source``.
 
-from dataclasses import dataclass, field
+A schema for each rule of energy/rules/, under the rule's name in SCHEMAS. Nobody asks which schema a hardware has: what
+all have is in HardwareConfig, everything else is the rule's.
+"""
+
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from eat_runner.config.checks import above, at_least, one_of
 from eat_runner.errors import UserError
@@ -8,6 +13,37 @@ from eat_runner.errors import UserError
 INPLACE = ("as_built", "all", "none")
 FORMATS = ("auto", "bitmask", "run_length", "dense")
 SKIPS = ("input", "both", "none")
+
+
+class HardwareConfig(Protocol):
+    """What every hardware has, a dataclass of its rule's schema.
+
+    rule: the key of RULES that prices counts with it. batch, threshold: what the counts must have been metered with
+    (batch None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean something.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def rule(self) -> str: ...
+    @property
+    def process_nm(self) -> int: ...
+    @property
+    def batch(self) -> int | None: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def relative(self) -> bool: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def source(self) -> dict[str, str]: ...
+
+    def check(self) -> None:
+        """Raise UserError where a value is out of range."""
+        ...
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,6 +68,11 @@ class PublishedHardware:
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def relative(self) -> bool:
+        """Its prices are in pJ."""
+        return False
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["published"])
@@ -92,8 +133,7 @@ class FusedHardware:
         one_of("hardware.skip", self.skip, SKIPS)
 
 
-HardwareConfig = PublishedHardware | FusedHardware
-SCHEMAS: dict[str, type[PublishedHardware] | type[FusedHardware]] = {
+SCHEMAS: dict[str, type[HardwareConfig]] = {
     "published": PublishedHardware,
     "fused": FusedHardware,
 }

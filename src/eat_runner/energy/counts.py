@@ -1,9 +1,20 @@
 """What a network did, as plain integers: one row a call, and the totals of every metered batch.
 
-Counts know no price: the price list can change for ever without measuring again. No torch here.
+Counts know no price: the price list can change for ever without measuring again. No torch here. Each of the two files
+is the truth about what the other one cannot tell:
+
+- layers.csv (LayerCounts): where. A row a call, summed over the images of a split: what made its inputs, zeros,
+  products, widths. Whatever depends on a layer, or on how layers hang together, comes from here: the energy of
+  accelerators that fuse layers, marginal prices, firing rates, the parts of a total.
+- batches.csv (BatchCounts): when. A row a batch, summed over the calls of modules, as the published simulator adds them
+  up. Whatever depends on the batch comes from here: each batch's ratio, the floor (of a batch that is in no layer's
+  row), how many images a split has.
+
+Elements, non-zeros and computations of module calls could be summed from either: the meter adds up both from the same
+counts of the same pass. What is summed over module calls is taken from batches.csv, and rows only divide it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cache
@@ -43,6 +54,7 @@ class LayerCounts:
     computations: operations as the published simulator counts them, pools and batch norm included.
     macs_nominal: multiply-accumulates as it counts them (padding included, groups ignored). macs_valid: products that
     exist (padding left out). macs_input_nonzero, macs_both_nonzero: those whose input, or both operands, are not zero.
+    weight_bits, output_bits: width of a value of its weight, and of what it writes; 0: the hardware's.
     """
 
     split: str
@@ -77,6 +89,8 @@ class LayerCounts:
     macs_valid: int = 0
     macs_input_nonzero: int = 0
     macs_both_nonzero: int = 0
+    weight_bits: int = 0
+    output_bits: int = 0
 
     @property
     def parameter_elements(self) -> int:
@@ -183,6 +197,7 @@ def with_consumers(layers: Iterable[LayerCounts]) -> list[LayerCounts]:
 # One row of a CSV file <-> one dataclass: integers, words, true/false, and tuples of integers with spaces between.
 
 Row = TypeVar("Row", LayerCounts, BatchCounts)
+OPTIONAL = ("weight_bits", "output_bits")  # columns that a file has only where they say something
 
 
 _BOOLS = {"true": True, "false": False}
@@ -218,6 +233,12 @@ def _to_text(value: Any) -> str:
 def to_row(counts: LayerCounts | BatchCounts) -> dict[str, str]:
     """The fields as texts, in order; ``from_row`` gives back an equal object."""
     return {f.name: _to_text(getattr(counts, f.name)) for f in fields(counts)}
+
+
+def to_rows(counts: Sequence[LayerCounts] | Sequence[BatchCounts]) -> list[dict[str, str]]:
+    """The rows of a file: ``to_row`` of each, without the columns of OPTIONAL that none of them has a value for."""
+    left_out = {name for name in OPTIONAL if not any(getattr(row, name, 0) for row in counts)}
+    return [{name: text for name, text in to_row(row).items() if name not in left_out} for row in counts]
 
 
 def from_row(cls: type[Row], row: Mapping[str, str]) -> Row:

@@ -1,7 +1,7 @@
 """Price lists from YAML files: conf/hardware/*.yaml, or anybody's own file with the same keys."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -34,10 +34,9 @@ def load_hardware(name_or_path: str) -> HardwareConfig:
     one_of(f"{path}: rule", values.get("rule"), SCHEMAS)
     schema = SCHEMAS[values["rule"]]
     try:
-        hardware = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+        hardware = cast(HardwareConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values)))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error, schema)}") from error
-    assert isinstance(hardware, schema)
     hardware.check()
     return hardware
 

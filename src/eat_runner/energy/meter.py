@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from eat_runner.config import MeterConfig
 from eat_runner.energy.counts import FLOOR_BATCH, BatchCounts, Counts, Kind, LayerCounts, with_consumers
-from eat_runner.energy.ops import Op, describe, exact_macs
+from eat_runner.energy.ops import Op, Products, describe
 from eat_runner.errors import UserError
 from eat_runner.taps import NETWORK_INPUT, Call, evaluation_mode, tap
 
 UINT8_MAX = 255  # flags that can be added up in eight bits
 CHUNK = 2**17  # values that are looked at together: half a megabyte
 RELUS = ("ReLU", "relu", "relu_")  # let through what is positive
-PRODUCTS = (Kind.CONV, Kind.LINEAR)
 PASSES_ON_NONFINITE = (Kind.BATCH_NORM, Kind.ADD)  # what is not finite in their inputs shows in their output
 KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)  # what these make of finite values is finite
 ROLES = {"weight": "weight", "bias": "bias", "running_mean": "statistics", "running_var": "statistics"}
@@ -220,18 +219,18 @@ def _as_ints(numbers: Sequence[Number]) -> list[int]:
 
 @dataclass(slots=True)
 class _Layer:
-    """A call: what is the same in every batch, and the sums over the batches so far. positions: for each position of
-    the input of a convolution or linear layer, how many images had a non-zero there."""
+    """A call: what is the same in every batch, and the sums over the batches so far. operands: what its products are
+    counted from (Products)."""
 
     row: LayerCounts
-    module: nn.Module | None
+    products: Products | None
     input_elements: int = 0
     input_nonzeros: int = 0
     output_elements: int = 0
     output_nonzeros: int = 0
     computations: int = 0
     macs_nominal: int = 0
-    positions: Tensor | None = None
+    operands: Tensor | None = None
 
 
 class _Seen(NamedTuple):
@@ -243,7 +242,7 @@ class _Seen(NamedTuple):
     input_nonzeros: Number
     output_elements: int
     output_nonzeros: Number
-    positions: Tensor | None
+    operands: Tensor | None
 
 
 class _Meter:
@@ -312,8 +311,8 @@ class _Meter:
             self.checked_later.update(call.producers)
         made = self._moved(call, read, input_nonzeros) if moved else self._made(call, work, read)
         self.made[call.index] = made
-        positions = self._positions(call, read[0]) if work.kind in PRODUCTS else None
-        self.seen.append(_Seen(layer, work, input_elements, input_nonzeros, output_elements, made.nonzeros, positions))
+        operands = self._operands(call, work.products, read) if work.products is not None else None
+        self.seen.append(_Seen(layer, work, input_elements, input_nonzeros, output_elements, made.nonzeros, operands))
 
     def _layer(self, call: Call, work: Op, producers: tuple[int, ...]) -> _Layer:
         """The call of the batches before that this one repeats."""
@@ -351,8 +350,10 @@ class _Meter:
         check = work.kind not in KEEPS_FINITE and call.index not in self.checked_later
         return self._count(call.name, call.output, at, signed=work.kind != Kind.RELU, check=check)
 
-    def _positions(self, call: Call, counted: _Counted) -> Tensor | None:
-        at = counted.nonzero_at
+    def _operands(self, call: Call, products: Products, read: Sequence[_Counted]) -> Tensor | None:
+        if products.of_call is not None:
+            return products.of_call(call, self.counter.flag)
+        at = read[0].nonzero_at
         if at is None:
             self.wanted.add(call.producers[0])
             at = self.counter.count(call.inputs[0], at=True, check=False).nonzero_at
@@ -400,11 +401,10 @@ class _Meter:
             layer.output_nonzeros += output_nonzeros
             layer.computations += seen.work.computations
             layer.macs_nominal += seen.work.macs_nominal
-            if seen.positions is not None:
-                at = seen.positions
-                if layer.positions is None:
-                    layer.positions = torch.zeros_like(at, dtype=torch.int64)
-                layer.positions += at
+            if seen.operands is not None:
+                if layer.operands is None:
+                    layer.operands = torch.zeros_like(seen.operands, dtype=torch.int64)
+                layer.operands += seen.operands
 
     def layers(self) -> list[LayerCounts]:
         """One row a call, with the products that the zeros of both operands leave."""
@@ -412,10 +412,8 @@ class _Meter:
 
     def _row(self, layer: _Layer) -> LayerCounts:
         valid = some = both = 0
-        if layer.positions is not None and layer.module is not None:
-            weight = self.counter.flag(layer.module.get_parameter("weight").detach())
-            images = layer.input_elements // layer.positions.numel()
-            valid, some, both = exact_macs(layer.module, layer.positions.cpu(), weight.cpu(), images)
+        if layer.operands is not None and layer.products is not None:
+            valid, some, both = layer.products.total(layer.operands.cpu(), layer.input_elements, self.counter.flag)
         return replace(
             layer.row,
             images=self.images,
@@ -447,7 +445,7 @@ def _new_layer(call: Call, work: Op, producers: tuple[int, ...], split: str, cou
         stride=work.stride,
         groups=work.groups,
     )
-    return _Layer(replace(row, **_parameter_counts(call, counter)), call.module)
+    return _Layer(replace(row, **_parameter_counts(call, counter)), work.products)
 
 
 def _parameter_counts(call: Call, counter: _Counter) -> dict[str, Any]:

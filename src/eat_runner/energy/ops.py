@@ -3,12 +3,17 @@
 ``computations`` are those of the published simulator (Shumailov et al., Sponge Examples, EuroS&P 2021, its energy
 estimator), quirks included: padding counts, groups do not, batch norm is 4 operations a value, and only those pools
 count that are modules. What is not in OPS moves data in the counts and is reported by name.
+
+An operation that multiplies also says how its exact products are counted (Products): those that exist, those whose
+input is not zero, and those where neither operand is. Convolution is linear: a sum over images, and over the output
+channels of a group, can be taken before the products. So once for a data set is enough.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +22,29 @@ from torch.nn import functional as F
 from eat_runner.energy.counts import Kind
 from eat_runner.taps import Call
 
+Macs = tuple[int, int, int]  # products that exist, with an input that is not zero, with two such operands
+Flag = Callable[[Tensor], Tensor]  # which values of a tensor count as not zero: boolean, of its shape
+
+
+class Products(NamedTuple):
+    """How an operation's products are counted, exact while the results stay below 2^53.
+
+    total: (summed, elements, flag) -> products of all images. summed: what was added up over the batches, on the CPU;
+    elements: of the inputs of all images.
+    of_call: (call, flag) -> what is added up of a call (int64); it runs right after the call, so it may look at both
+    operands. None for the positions: at each position of one image of the first input, (C, H, W) or (..., F), how many
+    of the images have a non-zero there. They are all that a product with a weight needs, and cost nothing where
+    somebody counts that tensor anyway.
+    """
+
+    total: Callable[[Tensor, int, Flag], Macs]
+    of_call: Callable[[Call, Flag], Tensor] | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One call's work. Fields as in LayerCounts; computations and macs_nominal for the images of this call."""
+    """One call's work. Fields as in LayerCounts; computations and macs_nominal for the images of this call. products:
+    None where nothing is multiplied."""
 
     kind: Kind
     computations: int = 0
@@ -29,6 +53,7 @@ class Op:
     window: int = 0
     stride: int = 0
     groups: int = 0
+    products: Products | None = None
 
 
 Handler = Callable[[Call], Op]
@@ -48,14 +73,41 @@ def _conv2d(call: Call) -> Op:
     assert isinstance(conv, nn.Conv2d)
     kernel_area = math.prod(conv.kernel_size)
     macs = call.output.numel() * kernel_area * conv.in_channels
-    return Op(Kind.CONV, macs, macs, kernel_area, stride=conv.stride[0], groups=conv.groups)
+    products = Products(partial(_conv2d_products, conv))
+    return Op(Kind.CONV, macs, macs, kernel_area, stride=conv.stride[0], groups=conv.groups, products=products)
+
+
+def _conv2d_products(conv: nn.Conv2d, nonzeros: Tensor, elements: int, flag: Flag) -> Macs:
+    counts, groups = _dense_and_not_zero(nonzeros, elements), conv.groups
+    by_group = flag(conv.weight.detach()).cpu().double().unflatten(0, (groups, -1)).sum(1)
+    dense = torch.full_like(by_group, conv.out_channels // groups)
+    padding: Any = conv.padding
+    if conv.padding_mode != "zeros":
+        counts = F.pad(counts, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)  # pyright: ignore[reportPrivateUsage]
+        padding = 0
+    valid, some = F.conv2d(counts, dense, None, conv.stride, padding, conv.dilation, groups).sum((1, 2, 3))
+    both = F.conv2d(counts[1:], by_group, None, conv.stride, padding, conv.dilation, groups).sum()
+    return round(valid.item()), round(some.item()), round(both.item())
 
 
 def _linear(call: Call) -> Op:
     linear = call.module
     assert isinstance(linear, nn.Linear)
     macs = linear.weight.numel() * (call.inputs[0].numel() // linear.in_features)
-    return Op(Kind.LINEAR, macs, macs)
+    return Op(Kind.LINEAR, macs, macs, products=Products(partial(_linear_products, linear)))
+
+
+def _linear_products(linear: nn.Linear, nonzeros: Tensor, elements: int, flag: Flag) -> Macs:
+    counts = _dense_and_not_zero(nonzeros, elements)
+    weight_nonzero = flag(linear.weight.detach()).cpu()
+    valid, some = counts.flatten(1).sum(1) * weight_nonzero.shape[0]
+    both = (counts[1] @ weight_nonzero.double().sum(0)).sum()
+    return round(valid.item()), round(some.item()), round(both.item())
+
+
+def _dense_and_not_zero(nonzeros: Tensor, elements: int) -> Tensor:
+    """(2, shape of one image), float64: at each position how many images have a value, and one that is not zero."""
+    return torch.stack([torch.full_like(nonzeros, elements // nonzeros.numel()), nonzeros]).double()
 
 
 def _batch_norm(call: Call) -> Op:
@@ -181,28 +233,3 @@ OPS: dict[str, Handler] = {
     "pixel_shuffle": _VIEW,
     "pixel_unshuffle": _VIEW,
 }
-
-
-def exact_macs(module: nn.Module, nonzeros: Tensor, weight_nonzero: Tensor, images: int) -> tuple[int, int, int]:
-    """Products that exist, those whose input is not zero, and those where neither operand is: (valid, input, both).
-
-    Convolution is linear: a sum over images and over the output channels of a group can be taken before the products.
-    nonzeros: at each position of one image (C, H, W), or each input feature (..., F), how many of the images have a
-    non-zero there. weight_nonzero: boolean, of the weight's shape. images: how many images (or, for a linear
-    layer, rows) were added up in them. Exact while the results stay below 2^53.
-    """
-    counts = torch.stack([torch.full_like(nonzeros, images), nonzeros]).double()
-    if isinstance(module, nn.Conv2d):
-        groups = module.groups
-        by_group = weight_nonzero.double().unflatten(0, (groups, -1)).sum(1)
-        dense = torch.full_like(by_group, module.out_channels // groups)
-        padding: Any = module.padding
-        if module.padding_mode != "zeros":
-            counts = F.pad(counts, module._reversed_padding_repeated_twice, mode=module.padding_mode)  # pyright: ignore[reportPrivateUsage]
-            padding = 0
-        valid, some = F.conv2d(counts, dense, None, module.stride, padding, module.dilation, groups).sum((1, 2, 3))
-        both = F.conv2d(counts[1:], by_group, None, module.stride, padding, module.dilation, groups).sum()
-    else:
-        valid, some = counts.flatten(1).sum(1) * weight_nonzero.shape[0]
-        both = (counts[1] @ weight_nonzero.double().sum(0)).sum()
-    return round(valid.item()), round(some.item()), round(both.item())

@@ -1,0 +1,339 @@
+"""A zero-skipping accelerator that runs a layer, its batch norm, residual addition and activation as one, and stores
+tensors compressed. Everything is per image, the mean over the data set. No torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from eat_runner.config.hardware import FusedHardware
+from eat_runner.energy.counts import NETWORK_INPUT, Counts, Kind, LayerCounts
+from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport, LayerEnergy, MarginalPrices, share
+
+RUN_BITS = 5  # run-length coding of zeros as in Eyeriss (JSSC 2017): a 5-bit run before each value
+LONGEST_RUN = 32  # zeros in one code word: a run of 31 and a value that is itself zero
+BIAS_BITS = 32  # of a layer whose weights have a width of their own: what is added to 32-bit sums
+OPENING = frozenset({Kind.CONV, Kind.LINEAR})
+ABSORBED = frozenset({Kind.BATCH_NORM, Kind.ADD, Kind.RELU, Kind.ACTIVATION})
+MACS = {"input": "macs_input_nonzero", "both": "macs_both_nonzero", "none": "macs_valid"}  # by ``skip``: those made
+
+
+class Fused:
+    """Energy: the sum of the groups'. A lower bound, since each tensor is read once."""
+
+    reads_layers = True
+
+    def price(self, counts: Counts, hardware: FusedHardware) -> EnergyReport:
+        """Energies in uJ, or none where prices are relative. "Dense" has the same widths, and no zeros."""
+        tensors = _tensors(counts.layers, hardware)
+        layers = [_group_energy(group, tensors, hardware) for group in _fuse(counts.layers)]
+        energy_pj = sum(layer.energy_pj for layer in layers)
+        dense_pj = sum(layer.dense_pj for layer in layers)
+        return EnergyReport(
+            hardware=hardware.name,
+            ratio=share(energy_pj, dense_pj),
+            floor=None,
+            energy_uj_per_image=None if hardware.relative else energy_pj / PJ_PER_UJ,
+            dense_uj_per_image=None if hardware.relative else dense_pj / PJ_PER_UJ,
+            layers=layers,
+            uncounted=counts.uncounted,
+            note=hardware.note,
+        )
+
+    def marginal_pj(self, counts: Counts, hardware: FusedHardware) -> MarginalPrices:
+        """A non-zero costs the slope of the storage format, written once and read by each reader, and the products that
+        ``skip`` would leave out without it. Of a reader that sees a part of a tensor, through a view, it costs that
+        part, by elements. What is inside a group is not stored and has no price; nor has a bias."""
+        tensors = _tensors(counts.layers, hardware)
+        groups = _fuse(counts.layers)
+        activations = {group.last.call: 0.0 for group in groups}
+        weights: dict[int, float] = {}
+        for group in groups:
+            for piece, pj in _activation_slopes(group, tensors, hardware):
+                if piece.made_by != NETWORK_INPUT:
+                    activations[piece.made_by] += pj * min(1.0, share(piece.elements, tensors[piece.made_by].elements))
+            if group.first.weight_elements:
+                weights[group.first.call] = _weight_slope(group.first, hardware)
+        return MarginalPrices(activations, weights)
+
+
+# --- groups --------------------------------------------------------------------------------------------------------
+
+
+class _Piece(NamedTuple):
+    """What is read of a stored tensor, per image: the call that made it, elements and non-zeros that are read."""
+
+    made_by: int
+    elements: float
+    nonzeros: float
+
+
+@dataclass(slots=True)
+class _Group:
+    """Calls that run as one: nothing is stored between them. operands: for each input of the first call, the stored
+    tensors behind it; added: those that come in later, as residual operands."""
+
+    rows: list[LayerCounts]
+    operands: list[list[_Piece]]
+    added: list[_Piece] = field(default_factory=list[_Piece])
+
+    @property
+    def first(self) -> LayerCounts:
+        return self.rows[0]
+
+    @property
+    def last(self) -> LayerCounts:
+        return self.rows[-1]
+
+    @property
+    def written(self) -> _Piece:
+        return _output(self.last)
+
+    @property
+    def reads(self) -> list[_Piece]:
+        """The stored tensors that come in."""
+        return [piece for operand in self.operands for piece in operand] + self.added
+
+
+def _output(row: LayerCounts) -> _Piece:
+    return _Piece(row.call, row.output_elements / row.images, row.output_nonzeros / row.images)
+
+
+def _fuse(rows: Sequence[LayerCounts]) -> list[_Group]:
+    """Groups in the order of their first call. Convolution and linear layers open one, which takes in the batch norm
+    directly behind, and residual additions and activations, while the tensor between has exactly one consumer. Of two
+    groups that meet in an addition the later one takes it in. Everything else but views stands alone."""
+    by_call = {row.call: row for row in rows}
+    outputs: dict[int, list[_Piece]] = {}  # what each call's output is made of, seen through views
+    open_groups: dict[int, _Group] = {}  # by the call that made their result so far
+    groups: list[_Group] = []
+    for row in rows:
+        operands = _operands(row, by_call, outputs)
+        if row.kind == Kind.VIEW:
+            outputs[row.call] = _viewed(row, operands)
+            continue
+        outputs[row.call] = [_output(row)]
+        taken = _absorbing(row, by_call, open_groups)
+        if taken is not None:
+            position, made_by = taken
+            group = open_groups.pop(made_by)
+            group.rows.append(row)
+            group.added += [piece for i, pieces in enumerate(operands) if i != position for piece in pieces]
+        else:
+            group = _Group([row], operands)
+            groups.append(group)
+        if taken is not None or row.kind in OPENING:
+            open_groups[row.call] = group
+    return groups
+
+
+def _operands(
+    row: LayerCounts, by_call: dict[int, LayerCounts], outputs: dict[int, list[_Piece]]
+) -> list[list[_Piece]]:
+    """For each input of the call the stored tensors behind it. What no call made is the network's input."""
+    if NETWORK_INPUT not in row.producers:
+        return [outputs[producer] for producer in row.producers]
+    made = [by_call[producer] for producer in row.producers if producer != NETWORK_INPUT]
+    inputs = len(row.producers) - len(made)
+    elements = row.input_elements - sum(producer.output_elements for producer in made)
+    nonzeros = row.input_nonzeros - sum(producer.output_nonzeros for producer in made)
+    unit = row.images * inputs
+    image = [_Piece(NETWORK_INPUT, elements / unit, nonzeros / unit)]
+    return [image if producer == NETWORK_INPUT else outputs[producer] for producer in row.producers]
+
+
+def _viewed(row: LayerCounts, operands: list[list[_Piece]]) -> list[_Piece]:
+    """What a view shows; one that keeps a part (``chunk``) keeps that part of each tensor behind it."""
+    pieces = [piece for operand in operands for piece in operand]
+    elements = share(row.output_elements / row.images, sum(piece.elements for piece in pieces))
+    nonzeros = share(row.output_nonzeros / row.images, sum(piece.nonzeros for piece in pieces))
+    return [_Piece(piece.made_by, piece.elements * elements, piece.nonzeros * nonzeros) for piece in pieces]
+
+
+def _absorbing(
+    row: LayerCounts, by_call: dict[int, LayerCounts], open_groups: dict[int, _Group]
+) -> tuple[int, int] | None:
+    """Which operand comes from an open group that can take this call in: (position, call at the group's end)."""
+    if row.kind not in ABSORBED:
+        return None
+    ends = [(_end_behind(producer, by_call), position) for position, producer in enumerate(row.producers)]
+    found = [(end, position) for end, position in ends if end in open_groups]
+    if not found:
+        return None
+    end, position = max(found)
+    # batch norm is folded into weights and bias, which nothing but the products may come before
+    if row.kind == Kind.BATCH_NORM and len(open_groups[end].rows) > 1:
+        return None
+    return position, end
+
+
+def _end_behind(call: int, by_call: dict[int, LayerCounts]) -> int | None:
+    """The call whose result this is, seen through views, if nobody else reads it on the way."""
+    while call != NETWORK_INPUT and len(by_call[call].consumers) == 1:
+        row = by_call[call]
+        if row.kind != Kind.VIEW:
+            return call
+        if len(row.producers) != 1:
+            return None
+        call = row.producers[0]
+    return None
+
+
+# --- prices --------------------------------------------------------------------------------------------------------
+
+
+class _Tensor(NamedTuple):
+    """A call's output as it would be stored: elements of an image, bits of a value, price of a bit where it lives."""
+
+    elements: float
+    bits: int
+    pj_per_bit: float
+
+
+def _tensors(rows: Sequence[LayerCounts], hardware: FusedHardware) -> dict[int, _Tensor]:
+    """By call. A tensor lives in the buffer if it fits there dense, so that no training moves it; the network's input
+    lives in DRAM."""
+    tensors = {NETWORK_INPUT: _Tensor(0.0, hardware.input_bits, hardware.dram_pj_per_bit)}
+    for row in rows:
+        elements, bits = row.output_elements / row.images, row.output_bits or hardware.bits
+        from_dram = elements * bits > hardware.buffer_bits
+        pj_per_bit = hardware.dram_pj_per_bit if from_dram else hardware.buffer_pj_per_bit
+        tensors[row.call] = _Tensor(elements, bits, pj_per_bit)
+    return tensors
+
+
+def _group_energy(group: _Group, tensors: dict[int, _Tensor], hardware: FusedHardware) -> LayerEnergy:
+    first, written = group.first, group.written
+    energy_pj = dense_pj = 0.0
+    for piece in (*group.reads, written):
+        _, bits, pj_per_bit = tensors[piece.made_by]
+        energy_pj += pj_per_bit * stored_bits(piece.elements, piece.nonzeros, bits, hardware.format)
+        dense_pj += pj_per_bit * piece.elements * bits
+    weights_pj_per_bit = _weights_pj_per_bit(hardware)
+    for elements, nonzeros, bits in _weights(group, hardware):
+        energy_pj += weights_pj_per_bit * stored_bits(elements, nonzeros, bits, hardware.format)
+        dense_pj += weights_pj_per_bit * elements * bits
+    mac_pj = _mac_pj(hardware)
+    element_ops_pj = sum(
+        _element_ops_pj(row, hardware) for row in group.rows if row is first or row.kind != Kind.BATCH_NORM
+    )
+    energy_pj += mac_pj * _macs(first, hardware) / first.images + element_ops_pj
+    dense_pj += mac_pj * first.macs_valid / first.images + element_ops_pj
+    op = "+".join(row.op for row in group.rows)
+    return LayerEnergy(first.name, op, energy_pj, dense_pj, share(written.nonzeros, written.elements))
+
+
+def stored_bits(elements: float, nonzeros: float, bits: int, format: str) -> float:
+    """Bits that a tensor takes: dense, with a bitmask, or run-length coded (an upper bound), or the least of them."""
+    dense = elements * bits
+    if format == "dense":
+        return dense
+    if format == "bitmask":
+        return min(dense, _bitmask_bits(elements, nonzeros, bits))
+    if format == "run_length":
+        return min(dense, _run_length_bits(elements, nonzeros, bits))
+    return min(dense, _bitmask_bits(elements, nonzeros, bits), _run_length_bits(elements, nonzeros, bits))
+
+
+def slope_bits(elements: float, nonzeros: float, bits: int, format: str) -> float:
+    """Bits that one more non-zero takes, on average: the slope of ``stored_bits`` in the compressed format in force.
+
+    A bitmask holds the value; run lengths hold the value and its run, and have in one of 32 cases a code word for a
+    longest run of zeros less. A dense tensor is given the slope of its best compressed format, too: else there would be
+    no slope towards the break-even. 0 where the format is ``dense``, whatever the tensor holds.
+    """
+    if format == "dense":
+        return 0.0
+    bitmask, run_length = float(bits), (bits + RUN_BITS) * (LONGEST_RUN - 1) / LONGEST_RUN
+    if format == "auto":
+        masked = _bitmask_bits(elements, nonzeros, bits) <= _run_length_bits(elements, nonzeros, bits)
+        return bitmask if masked else run_length
+    return bitmask if format == "bitmask" else run_length
+
+
+def _bitmask_bits(elements: float, nonzeros: float, bits: int) -> float:
+    return nonzeros * bits + elements
+
+
+def _run_length_bits(elements: float, nonzeros: float, bits: int) -> float:
+    return (nonzeros + (elements - nonzeros) // LONGEST_RUN + 1) * (bits + RUN_BITS)
+
+
+def _activation_slopes(
+    group: _Group, tensors: dict[int, _Tensor], hardware: FusedHardware
+) -> Iterator[tuple[_Piece, float]]:
+    """The tensors that a group writes and reads; for each, the group's pJ for one more non-zero there."""
+
+    def storage_pj(piece: _Piece) -> float:
+        _, bits, pj_per_bit = tensors[piece.made_by]
+        return pj_per_bit * slope_bits(piece.elements, piece.nonzeros, bits, hardware.format)
+
+    for piece in (group.written, *group.reads):
+        yield piece, storage_pj(piece)
+    products_pj = _mac_pj(hardware) * _macs(group.first, hardware) / group.first.images
+    # a zero in the second operand, where there is one, is skipped with skip: both alone
+    skipping = {"both": group.operands, "input": group.operands[:1], "none": []}[hardware.skip]
+    for operand in skipping:
+        product_pj = share(products_pj, sum(piece.nonzeros for piece in operand))
+        for piece in operand:
+            yield piece, product_pj
+
+
+def _weight_slope(row: LayerCounts, hardware: FusedHardware) -> float:
+    bits = row.weight_bits or hardware.bits
+    slope = slope_bits(row.weight_elements, row.weight_nonzeros, bits, hardware.format)
+    storage_pj = _weights_pj_per_bit(hardware) * slope
+    if hardware.skip != "both":
+        return storage_pj
+    return storage_pj + _mac_pj(hardware) * share(row.macs_both_nonzero / row.images, row.weight_nonzeros)
+
+
+def _macs(row: LayerCounts, hardware: FusedHardware) -> int:
+    """The products that are made, of all images."""
+    return getattr(row, MACS[hardware.skip])
+
+
+def _mac_pj(hardware: FusedHardware) -> float:
+    return hardware.multiply_pj + hardware.accumulate_pj + hardware.register_pj_per_mac
+
+
+def _weights_pj_per_bit(hardware: FusedHardware) -> float:
+    """From DRAM for ``weight_reuse`` images, through the buffer for each."""
+    return hardware.dram_pj_per_bit / hardware.weight_reuse + hardware.buffer_pj_per_bit
+
+
+def _weights(group: _Group, hardware: FusedHardware) -> list[tuple[int, int, int]]:
+    """(elements, non-zeros, bits) of the weights and of the bias. A folded batch norm makes the bias one value a
+    channel."""
+    first = group.first
+    folded = [row for row in group.rows[1:] if row.kind == Kind.BATCH_NORM]
+    channels = folded[0].statistics_elements // 2 if folded else 0
+    bias = (channels, channels) if folded else (first.bias_elements, first.bias_nonzeros)
+    parts = [
+        (first.weight_elements, first.weight_nonzeros, first.weight_bits or hardware.bits),
+        (*bias, BIAS_BITS if first.weight_bits else hardware.bits),
+    ]
+    return [part for part in parts if part[0]]
+
+
+def _element_ops_pj(row: LayerCounts, hardware: FusedHardware) -> float:
+    """Energy of what is done once for each value, per image. Zeros are not skipped here."""
+    multiply, add = hardware.multiply_pj, hardware.add_pj
+    inputs, outputs = row.input_elements, row.output_elements
+    match row.kind:
+        case Kind.BATCH_NORM:  # one scale and one shift
+            total = outputs * (multiply + add)
+        case Kind.LAYER_NORM:  # mean, variance, then scale and shift
+            total = outputs * (2 * multiply + 3 * add)
+        case Kind.ADD:
+            total = outputs * add
+        case Kind.MULTIPLY:
+            total = outputs * multiply
+        case Kind.ACTIVATION:
+            total = outputs * hardware.activation_pj
+        case Kind.MAX_POOL:
+            total = outputs * (row.window - 1) * add
+        case Kind.AVG_POOL:
+            total = inputs * add + outputs * multiply
+        case _:
+            total = 0.0
+    return total / row.images
