@@ -1,6 +1,7 @@
 """CONTRIBUTING's table, done: one thing of each kind is added to a copy of the source, a file, a line and a YAML each,
 and a run with all of them is made by the command line, stopped, resumed, loaded, started from, reported."""
 
+import json
 import os
 import shutil
 import signal
@@ -167,12 +168,11 @@ def stripes(data_dir, download):
     # a schedule
     "conf/schedule/late.yaml": "defaults: [base_schedule, _self_]\nname: late\n",
 }
-# (file, the line after which, what)
+# (file, the line after which, or before which where it begins with ^, what)
 LINES = [
-    ("config/penalty.py", "SMALLEST_SIGMA = ", ""),
     (
         "config/penalty.py",
-        "# a penalty without knobs",
+        "^# a penalty without knobs",
         "@dataclass(kw_only=True, slots=True)\nclass ScaledL1Config(PenaltyConfig):\n"
         '    name: str = "scaled_l1"\n    scale: float = 1.0\n',
     ),
@@ -188,7 +188,7 @@ LINES = [
     ("methods/__init__.py", "from eat_runner.methods.base", "from eat_runner.methods.freeze import Freeze"),
     (
         "config/hardware.py",
-        "# by rule",
+        "^SCHEMAS: ",
         "@dataclass(kw_only=True, slots=True)\nclass PerProductHardware:\n"
         '    name: str = "per_product"\n    rule: str = "per_product"\n    process_nm: int = 1\n'
         "    product_pj: float = 1.0\n    batch: int | None = None\n    threshold: float = 2.0**-126\n"
@@ -211,7 +211,7 @@ LINES = [
     (
         "train/schedules.py",
         "Schedule = ",
-        "\n\ndef late(config, step, steps_per_epoch, epochs):\n    return float(2 * step >= steps_per_epoch * epochs)\n",
+        "\n\ndef late(config, step, steps_per_epoch, epochs):\n    return float(2 * step >= steps_per_epoch)\n",
     ),
     ("train/schedules.py", "SCHEDULES: ", '    "late": late,'),
 ]
@@ -235,8 +235,8 @@ def tree(tmp_path_factory):
     for name, after, what in LINES:
         path = root / "src/eat_runner" / name
         lines = path.read_text().splitlines()
-        [at] = [i for i, line in enumerate(lines) if line.startswith(after)]
-        lines.insert(at if after.startswith("#") else at + 1, what)
+        [at] = [i for i, line in enumerate(lines) if line.startswith(after.removeprefix("^"))]
+        lines.insert(at + (not after.startswith("^")), what)
         path.write_text("\n".join(lines) + "\n")
     methods = root / "src/eat_runner/methods/__init__.py"  # its dict is still empty
     methods.write_text(methods.read_text().replace("type[Method]] = {}", 'type[Method]] = {"freeze": Freeze}'))
@@ -301,7 +301,7 @@ def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tree / "src")}
     looked = subprocess.run([sys.executable, program, again], env=environment, capture_output=True, text=True)
     assert looked.returncode == 0, looked.stderr
-    changes, rounded, accuracy, ratio, penalty, freeze = __import__("json").loads(looked.stdout)
+    changes, rounded, accuracy, ratio, penalty, freeze = json.loads(looked.stdout)
     assert changes == [{"method": "freeze", "choice": "bias", "held": True}]
     assert rounded
     assert accuracy > 0.9
