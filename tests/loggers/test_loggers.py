@@ -9,7 +9,7 @@ from eat_runner.config.logger import LoggerConfig, default_loggers
 from eat_runner.loggers import LOGGERS, Logger, listening
 from eat_runner.loggers.base import About
 from eat_runner.records import RunFolder, RunRecord
-from eat_runner.train.loop import EpochRow
+from eat_runner.train.history import EpochRow
 
 ROWS = [EpochRow(epoch, 0.1, 1.0, 2.5 / epoch, None, 0.5, seconds=1.0) for epoch in (1, 2, 3)]
 

@@ -9,7 +9,7 @@ from eat_runner.loggers.base import About, Logger
 from eat_runner.loggers.csv import Csv
 from eat_runner.loggers.progress import Progress
 from eat_runner.records import RunRecord
-from eat_runner.train.loop import EpochRow
+from eat_runner.train.history import EpochRow
 
 # Each key has a conf/loggers/<key>.yaml. (its config, the run) -> logger
 LOGGERS: dict[str, Callable[[Any, About], Logger]] = {

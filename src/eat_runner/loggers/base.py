@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eat_runner.records import RunFolder, RunRecord
-from eat_runner.train.loop import EpochRow
+from eat_runner.train.history import EpochRow
 
 
 @dataclass(frozen=True)

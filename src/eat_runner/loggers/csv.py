@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from eat_runner.loggers.base import About, Logger
-from eat_runner.train.loop import EpochRow
+from eat_runner.train.history import EpochRow
 
 
 class Csv(Logger):

@@ -3,7 +3,7 @@
 from eat_runner.loggers.base import About, Logger
 from eat_runner.progress import ProgressBar
 from eat_runner.records import RunRecord
-from eat_runner.train.loop import EpochRow
+from eat_runner.train.history import EpochRow
 
 
 class Progress(Logger):

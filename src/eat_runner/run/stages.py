@@ -22,7 +22,8 @@ from eat_runner.run.locate import locate
 from eat_runner.run.record import add_measurements, first_line, record_failure, record_of
 from eat_runner.train.checkpoint import pack, unpack
 from eat_runner.train.evaluate import Evaluation, evaluate
-from eat_runner.train.loop import EpochRow, Trainer
+from eat_runner.train.history import EpochRow
+from eat_runner.train.loop import Trainer
 
 EXIT_CONTINUE_ME = 75
 

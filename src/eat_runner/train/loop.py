@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +27,7 @@ from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
 from eat_runner.train.evaluate import Evaluation, evaluate, pixels_of
+from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
 from eat_runner.train.step import Step
 
@@ -36,37 +37,6 @@ LOOKED_AT = 1000  # training images of a look, and those that stand in for a val
 LOOK, VALIDATION = "look", "validation"  # names of splits
 PUBLISHED = PublishedHardware()
 COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which compiling paid (docs/performance.md)
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One row of history.csv. Training figures are means over the epoch's (augmented) batches, ``penalty`` over every
-    twentieth; validation figures are None where there was no evaluation. energy_ratio: ``published``, on the validation
-    split. seconds: of training."""
-
-    epoch: int
-    lr: float
-    lambda_t: float
-    cross_entropy: float
-    penalty: float | None
-    train_accuracy: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    firing_rate: float | None = None
-    energy_ratio: float | None = None
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        figures = {
-            "loss": self.cross_entropy,
-            "penalty": self.penalty,
-            "accuracy": self.train_accuracy,
-            "validation": self.validation_accuracy,
-            "firing": self.firing_rate,
-            "ratio": self.energy_ratio,
-        }
-        text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-        return f"epoch {self.epoch}  {text}  {self.seconds:.1f} s"
 
 
 class Trainer:
@@ -111,7 +81,7 @@ class Trainer:
     def diverged(self) -> bool:
         """True when the loss stopped being finite."""
         last = self.history[-1] if self.history else None
-        return last is not None and not _finite(last)
+        return last is not None and not last.is_finite
 
     @property
     def done(self) -> bool:
@@ -282,9 +252,9 @@ class Trainer:
         progress = self._progress(last)
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
-        ends = self.epoch >= settings.epochs or not _finite(row)
+        ends = self.epoch >= settings.epochs or not row.is_finite
         try:
-            if (row.epoch % settings.evaluate_every == 0 or ends) and _finite(row):
+            if (row.epoch % settings.evaluate_every == 0 or ends) and row.is_finite:
                 row = self._looked_at(row, ends)
         finally:  # where a value that is not finite is found, the epoch was trained all the same
             self.history.append(row)
@@ -345,10 +315,6 @@ def is_compiled(settings: TrainerConfig, images: int) -> bool:
     """Whether training on so many images uses torch.compile; ``auto`` decides by the planned number of steps alone."""
     planned = settings.epochs * steps_per_epoch(images, settings.batch_size)
     return settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS)
-
-
-def _finite(row: EpochRow) -> bool:
-    return math.isfinite(row.cross_entropy + (row.penalty or 0.0))
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:
