@@ -260,12 +260,17 @@ def file_differences(name: str, before: bytes, after: bytes) -> Iterator[str]:
         said = list(differences(columns(before), columns(after)))
     elif name == "record.json":
         records = [json.loads(data) for data in (before, after)]
-        one, other = ({k: v for k, v in record.items() if k not in KEYS_LEFT_OUT} for record in records)
+        one, other = (said_in(record) for record in records)
         said = list(differences(one, other))
     yield from said
     if name in SAME_BYTES and before != after and not said:
         unequal = (i for i, (one, other) in enumerate(zip(before, after, strict=False)) if one != other)
         yield f"byte {next(unequal, min(len(before), len(after)))} of {len(before)}, after of {len(after)}"
+
+
+def said_in(record: dict[str, Any]) -> dict[str, Any]:
+    """What is compared of a record. A key that came later and is empty says no more than one that is not there."""
+    return {key: value for key, value in record.items() if key not in KEYS_LEFT_OUT and value not in (None, [], {}, "")}
 
 
 def columns(table: bytes) -> dict[str, list[str]]:

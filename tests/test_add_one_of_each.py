@@ -260,7 +260,15 @@ def done(tree, folder, *arguments, module="eat_runner.cli.run"):
 
 def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     shown = done(tree, tmp_path, "--help")
-    for name in ("scaled_l1", "freeze      bias, none", "per_product", "journal", "tiny", "stripes", "late"):
+    for name in (
+        "scaled_l1",
+        "freeze      biases that stay: bias, none",
+        "per_product",
+        "journal",
+        "tiny",
+        "stripes",
+        "late",
+    ):
         assert name in shown
 
     done(tree, tmp_path, *ARGUMENTS, "name=whole")

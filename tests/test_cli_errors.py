@@ -119,11 +119,21 @@ BAD: dict[str, str] = {
     "lambda=1,2": "lambda=1,2 has several values: add -m to sweep over them",
     "lambda=range(3)": "lambda=range(3) has several values: add -m to sweep over them",
     "-m lambda=interval(0,1)": "interval(...) cannot be swept: list the values, key=a,b,c, or write range(...)",
+    "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
+    "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
+    "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
+    "~loggers": "~loggers: keys cannot be removed, so leave it out",
+    "penalty=none penalty.sigma=1": "penalty.sigma is no key of the penalty that is chosen: leave it out, or choose "
+    "another penalty",
+    "penalty.weighting=energetic": "penalty.weighting=energetic is unknown: choose one of layer_mean, elements, "
+    "parameters",
+    "hardware.bits=8": "hardware.bits is no key of the hardware that is chosen: leave it out, or choose another "
+    "hardware",
     "+lambda=3": "+lambda: this key is always there, so leave out the +",
     "+model=resnet34": "+model: this group is always there, so write model=resnet34",
     "+zzz=1": f"zzz is no key: choose among {ROOT}",
     "++model.widht=3": "model.widht is no key: did you mean model.width?",
-    "~lambda": "lambda is missing: every key and group needs a value, so leave out what takes it away",
+    "~lambda": "~lambda: keys cannot be removed, so leave it out",
     "~model": "model is missing: every key and group needs a value, so leave out what takes it away",
     "~nope": "~nope: keys cannot be removed, so leave it out",
     "name=${nope}": "${nope}: there is no key nope",

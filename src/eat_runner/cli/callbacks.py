@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from eat_runner.claims import check_locks
-from eat_runner.cli.compose import to_experiment, without_hydra
+from eat_runner.cli.compose import LOGGERS, to_experiment, without_hydra
 from eat_runner.cli.help import choices
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import Start, preparation, run_id
@@ -68,7 +68,8 @@ def jobs(config: DictConfig) -> Iterable[DictConfig]:
     [batch] = BasicSweeper.split_arguments(parser.parse_overrides(lines), max_batch_size=None)
     composed: dict[tuple[str, ...], DictConfig] = {}
     for job in batch:
-        groups = tuple(line for line in job if line.partition("=")[0] in config.hydra.runtime.choices)
+        # a group that takes a list is not among Hydra's choices
+        groups = tuple(line for line in job if line.partition("=")[0] in {*config.hydra.runtime.choices, LOGGERS})
         if groups not in composed:
             composed[groups] = without_hydra(loader.load_sweep_config(config, list(groups)))
         values = parser.parse_overrides([line for line in job if line not in groups])

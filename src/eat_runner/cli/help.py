@@ -37,5 +37,6 @@ def choices(group: str) -> list[str]:
 
 def help_text() -> str:
     """The whole text. Hydra's own help would compose a configuration and scan for plugins first."""
-    groups = {group: choices(group) for group in (*GROUPS, "experiment")}
-    return TEXT.format(groups="\n".join(f"  {group:11} {', '.join(names)}" for group, names in groups.items() if names))
+    abouts = {name: group.about for name, group in GROUPS.items()} | {"experiment": "all of these together"}
+    lines = [f"  {name:11} {about}: {', '.join(choices(name))}" for name, about in abouts.items() if choices(name)]
+    return TEXT.format(groups="\n".join(lines))

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from hydra.errors import MissingConfigException, OverrideParseException
 
 from eat_runner.cli.compose import key_types, no_key
+from eat_runner.cli.help import choices
 from eat_runner.config.groups import GROUPS
 
 TYPE_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
@@ -34,6 +35,11 @@ def _unknown_choice(config: str, options: list[str]) -> str:
     close = get_close_matches(name, choices, n=1)
     hint = f"did you mean {group}={close[0]}? All: " if close else "choose one of "
     return f"{group}={name} is unknown: {hint}{', '.join(choices)}"
+
+
+def _unknown_file(config: str) -> str:
+    group, _, _ = config.rpartition("/")
+    return _unknown_choice(config, choices(group)) if group in GROUPS else f"{config} is not there"
 
 
 def _wrong_type(line: str) -> str:
@@ -73,7 +79,7 @@ RULES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         lambda m: f"+{m['group']}: this group is always there, so write {m['group']}={m['name']}",
     ),
     (
-        r"^Could not delete from config\. (The value of )?'(?P<key>[^']*)'",
+        r"^Could not delete (from config\. )?(The value of )?'(?P<key>[^']*)'",
         lambda m: f"~{m['key']}: keys cannot be removed, so leave it out",
     ),
     (
@@ -84,6 +90,7 @@ RULES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         r"^Config group override must be a string or a list",
         lambda m: "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
     ),
+    (r"^In '[^']*': Could not load '(?P<config>[^']*)'", lambda m: _unknown_file(m["config"])),
     (r"^Interpolation key '(?P<key>[^']*)' not found", lambda m: f"${{{m['key']}}}: there is no key {m['key']}"),
     (
         r"Environment variable '(?P<name>[^']*)' not found",

@@ -32,15 +32,15 @@ GROUPS: dict[str, Group] = {
     "dataset": Group(schemas={"dataset": DatasetConfig}, about="what is trained on"),
     "model": Group(schemas={"model": ModelConfig}, about="which network"),
     "penalty": Group(schemas=penalty.SCHEMAS, about="what is added to the loss, times lambda", varied=True),
-    "schedule": Group(schemas={"schedule": ScheduleConfig}, about="how lambda changes during training", varied=True),
+    "schedule": Group(schemas={"schedule": ScheduleConfig}, about="how lambda changes", varied=True),
     # in the hash where a method or a penalty read its prices (config/identity.py)
-    "hardware": Group(schemas=hardware.SCHEMAS, about="price list", hashed=False, varied=True),
+    "hardware": Group(schemas=hardware.SCHEMAS, about="prices of the chip", hashed=False, varied=True),
     "trainer": Group(
         schemas={"trainer": TrainerConfig},
         about="optimiser, epochs, precision",
         without_effect=frozenset({"evaluate_every", "checkpoint_every", "keep_checkpoint"}),
     ),
-    "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run: a list", hashed=False),
+    "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
     "meter": Group(
         schemas={"meter": MeterConfig},
         about="how non-zeros are counted",

@@ -11,7 +11,7 @@ from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.environment import git_commit, machine, versions
-from eat_runner.errors import one_line
+from eat_runner.errors import UserError, one_line
 from eat_runner.records import RunRecord, write_atomically
 from eat_runner.run.build import Experiment
 from eat_runner.run.locate import Job
@@ -75,7 +75,7 @@ def add_measurements(record: RunRecord, evaluations: Mapping[str, Evaluation], c
     record.uncounted = list(counts.uncounted)
     for name in builtin_hardware():
         hardware = load_hardware(name)
-        if hardware.batch in (None, counts.batch) and hardware.threshold == counts.threshold:
+        with suppress(UserError):  # metered otherwise, or in other widths, than this hardware prices
             # the layers can be priced from the counts at any time
             record.energy[name] = {split: estimate(counts, hardware, split).summary() for split in evaluations}
 
