@@ -13,8 +13,8 @@ from eat_runner.cli import run
 
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
-    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
-    "dataset, model, penalty, schedule, hardware, trainer, experiment"
+    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, "
+    "dataset, model, penalty, schedule, hardware, trainer, loggers, meter, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"

@@ -28,7 +28,7 @@ RECORD: dict[str, Any] = {
     "status": "finished",
     "config": {"penalty": {"normalisation": "layer_mean"}},
     "energy": {"published": {"test": {"ratio": 0.5, "floor": None}}},
-    "messages": [],
+    "messages": ["grey images are repeated"],
     "versions": {"torch": "2.9"},
     "machine": {"cores": 2},
     "git_commit": "abc",
@@ -120,11 +120,11 @@ def changed_energy(run: Path) -> None:
 
 
 def other_type(run: Path) -> None:
-    (run / "record.json").write_text(json.dumps(RECORD | {"messages": None}))
+    (run / "record.json").write_text(json.dumps(RECORD | {"messages": "grey"}))
 
 
 def other_key(run: Path) -> None:
-    record = RECORD | {"remarks": []}
+    record = RECORD | {"remarks": ["grey images are repeated"]}
     del record["messages"]
     (run / "record.json").write_text(json.dumps(record))
 
@@ -145,7 +145,7 @@ CHANGES: dict[Callable[[Path], None], str] = {
     changed_counts: "layers.csv: macs [0] 36864 → 641 and 1 more",
     counts_in_other_words: "batches.csv: byte 0 of 19, after of 19",
     changed_energy: "record.json: energy published test ratio 0.5 → 0.5000000000000001",
-    other_type: "record.json: messages [] → None",
+    other_type: "record.json: messages ['grey images are repeated'] → grey",
     other_key: "record.json: only before messages, only after remarks",
     no_counts: "batches.csv: only before",
     traceback: "traceback.txt: only after",
