@@ -13,8 +13,8 @@ from eat_runner.cli import run
 
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
-    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, "
-    "dataset, model, penalty, schedule, hardware, trainer, loggers, meter, experiment"
+    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
+    "dataset, model, penalty, schedule, hardware, trainer, loggers, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -57,7 +57,6 @@ BAD: dict[str, str] = {
     # types
     "lambda=abc": "lambda=abc is of the wrong type: lambda is a number",
     "lambda=": "lambda= is of the wrong type: lambda is a number",
-    "lambda=null": "lambda=null is of the wrong type: lambda is a number",
     "lambda=[1,2]": "lambda=[1,2] is of the wrong type: lambda is a number",
     "lambda={a:1}": "lambda={a:1} is of the wrong type: lambda is a number",
     "-m lambda=0,abc": "lambda=abc is of the wrong type: lambda is a number",
@@ -129,7 +128,7 @@ BAD: dict[str, str] = {
     "parameters",
     "hardware.bits=8": "hardware.bits is no key of the hardware that is chosen: leave it out, or choose another "
     "hardware",
-    "+lambda=3": "+lambda: this key is always there, so leave out the +",
+    "+seed=3": "+seed: this key is always there, so leave out the +",
     "+model=resnet34": "+model: this group is always there, so write model=resnet34",
     "+zzz=1": f"zzz is no key: choose among {ROOT}",
     "++model.widht=3": "model.widht is no key: did you mean model.width?",

@@ -60,9 +60,9 @@ def test_a_baseline_has_neither_penalty_nor_schedule() -> None:
     expected = f"digits-resnet18-none-lambda0-seed0-{sha(json)}"
     linear = ScheduleConfig(name="linear", warmup=0.2)
     assert run_id(replace(CONFIG, lambda_=0.0), DATA) == expected
-    assert run_id(replace(CONFIG, lambda_=0.0, penalty=L0Config(sigma=0.5)), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=0.0, penalty=L0Config(sigma=0.5)), DATA) == expected
     assert run_id(replace(CONFIG, lambda_=0.0, schedule=linear), DATA) == expected
-    assert run_id(replace(CONFIG, lambda_=3.0, penalty=PenaltyConfig(name="none")), DATA, None) == expected
+    assert run_id(replace(CONFIG, lambda_=3.0, penalty=PenaltyConfig(name="none")), DATA) == expected
 
 
 OTHER_RUNS = {

@@ -93,7 +93,7 @@ def test_experiments_follow_the_papers_protocol(name: str) -> None:
     assert (found.dataset.image_size, found.model.stem) in {(32, "auto"), (64, "7x7"), (64, "auto")}
     assert found.dataset.crop_padding > 0
     assert found.dataset.rotation_degrees > 0
-    assert (found.penalty.scope, found.penalty.normalisation) == ("leaf_modules", "layer_mean")
+    assert (found.penalty.scope, found.penalty.weighting) == ("leaf_modules", "layer_mean")
 
 
 def grid(scale: str, name: str, data_dir: Path) -> list[tuple[float, float, int]]:

@@ -257,7 +257,8 @@ def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
 
     todo = [(one.cell.name, identity, one.configs[identity]) for one in planned for identity in one.todo]
     # every cell at one sigma first, then the rest of the grid
-    todo.sort(key=lambda run: getattr(run[2].penalty, "sigma", L0Config().sigma) != L0Config().sigma)
+    usual = L0Config().sigma
+    todo.sort(key=lambda run: run[2].is_penalised and getattr(run[2].penalty, "sigma", usual) != usual)
     elsewhere: list[tuple[str, str, ExperimentConfig]] = []
     for turn in (todo, elsewhere):
         for name, identity, config in turn:

@@ -29,6 +29,11 @@ class Group:
 
 
 GROUPS: dict[str, Group] = {
+    "meter": Group(
+        schemas={"meter": MeterConfig},
+        about="how non-zeros are counted",
+        without_effect=frozenset({"ignore_uncounted"}),
+    ),
     "dataset": Group(schemas={"dataset": DatasetConfig}, about="what is trained on"),
     "model": Group(schemas={"model": ModelConfig}, about="which network"),
     "penalty": Group(schemas=penalty.SCHEMAS, about="what is added to the loss, times lambda", varied=True),
@@ -41,11 +46,6 @@ GROUPS: dict[str, Group] = {
         without_effect=frozenset({"evaluate_every", "checkpoint_every", "keep_checkpoint"}),
     ),
     "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
-    "meter": Group(
-        schemas={"meter": MeterConfig},
-        about="how non-zeros are counted",
-        without_effect=frozenset({"ignore_uncounted"}),
-    ),
 }
 
 
