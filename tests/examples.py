@@ -50,6 +50,9 @@ class Mask(Method):
         self.looks = 0
         self._apply()
 
+    def before_training(self, counts: Any) -> None:
+        self.heard.append(("first look", 0, counts.images))
+
     def before_step(self, progress: Progress) -> None:
         self.heard.append(("before", progress.step, self.kept()))
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from eat_runner import run
-from eat_runner.config import ScheduleConfig
+from eat_runner.config import L0Config, ScheduleConfig, penalty
+from eat_runner.penalties.weighting import WEIGHTINGS, Weighting
 from eat_runner.train.checkpoint import pack, unpack
 from examples import MaskConfig
 
@@ -72,8 +73,10 @@ def test_a_method_hears_of_every_step_and_epoch_and_its_state_is_carried(small_c
     # two epochs of five steps; no look after the last, whose row has just been measured
     steps = [(what, step) for step in range(10) for what in ("before", "after")]
     steps.insert(10, ("look", 4))
+    steps.insert(0, ("first look", 0))
     assert [entry[:2] for entry in mask.heard] == steps
-    assert ("look", 4, 160) in mask.heard  # fewer training images than a look takes
+    looks = [entry[2] for entry in mask.heard if "look" in entry[0]]
+    assert looks == [160, 160]  # fewer training images than a look takes
     assert all(entry[2] for entry in mask.heard if entry[0] == "before")
     assert not all(entry[2] for entry in mask.heard if entry[0] == "after")  # momentum and decay have moved them
     assert mask.kept()
@@ -86,3 +89,39 @@ def test_a_method_hears_of_every_step_and_epoch_and_its_state_is_carried(small_c
     assert same(resumed.model.state_dict(), whole.model.state_dict())
     assert untimed(resumed.history) == untimed(whole.history)
     assert resumed.methods["mask"].looks == mask.looks == 1
+
+
+def test_a_weighting_that_wants_looks_gets_one_before_the_training_and_its_state_is_carried(small_config, monkeypatch):
+    class Shrinking(Weighting):
+        """One over the number of looks so far, for every output alike."""
+
+        wants_look = True
+        looks = 0
+
+        def factors(self, outputs, batch_size, parameters):
+            return [1e-3 / self.looks] * len(outputs)
+
+        def look(self, counts):
+            assert counts.images == 160
+            self.looks += 1
+
+        def state(self):
+            return {"looks": self.looks}
+
+        def load_state(self, state):
+            self.looks = state["looks"]
+
+    monkeypatch.setitem(WEIGHTINGS, "mine", Shrinking)
+    monkeypatch.setattr(penalty, "WEIGHTINGS", ("mine",))
+    config = replace(small_config, penalty=L0Config(weighting="mine"))
+    whole = trainer_of(config)
+    train(whole)
+    assert whole.penalty.weighting.looks == 2
+    for steps in (1, 5, 8):
+        part = trainer_of(config)
+        train(part, steps)
+        resumed = trainer_of(config)
+        resumed.load_state(unpack(pack(part.state())))
+        train(resumed)
+        assert same(resumed.model.state_dict(), whole.model.state_dict())
+        assert untimed(resumed.history) == untimed(whole.history)

@@ -43,7 +43,8 @@ class Method:
     """One method of a run. A subclass overrides what it needs.
 
     config: of its group. hardware: the run's; a method that looks at its prices says so in ``reads_hardware`` of its
-    config, and they become a part of the run's identity. wants_look: whether ``after_epoch`` wants to be called.
+    config, and they become a part of the run's identity. wants_look: whether the network is to be looked at for it,
+    before the training and after each epoch but the last.
     """
 
     wants_look = False
@@ -54,6 +55,9 @@ class Method:
     def on_build(self, model: nn.Module) -> None:
         """The network has its weights and no optimiser yet: modules may be replaced. UserError where the method does
         not fit it."""
+
+    def before_training(self, counts: Counts) -> None:
+        """The first of the looks that ``after_epoch`` gets."""
 
     def before_step(self, progress: Progress) -> None:
         """In front of each step."""
@@ -66,7 +70,8 @@ class Method:
         """Right after each update of the weights."""
 
     def after_epoch(self, progress: Progress, counts: Counts) -> None:
-        """A metered look at the first training images, unaugmented. progress: of the epoch's last step."""
+        """A metered look at the first training images, unaugmented. progress: of the epoch's last step. Not after the
+        last epoch: what follows it is ``after_training``."""
 
     def after_training(self, trained: Trained) -> None:
         """The stage between training and measurement: the same network must come out where it is done again."""

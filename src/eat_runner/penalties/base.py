@@ -37,7 +37,7 @@ class Penalty:
     """What training adds to the cross-entropy, times lambda; this one adds nothing, which is standard training.
 
     A context manager: inside it every forward pass with gradients is penalised.
-    wants_look: whether ``look`` wants the counts of a few training images, once an epoch.
+    wants_look: whether ``look`` wants the counts of a few training images, before the training and after each epoch.
     """
 
     wants_look = False

@@ -99,6 +99,8 @@ class Trainer:
         if self.done:
             return
         with self.penalty:
+            if self.steps_done == 0:
+                self._look_for_who_wants_it(None)
             step = self._step()
             while not self.done:
                 self._train_epoch(step, stop, report)
@@ -165,7 +167,7 @@ class Trainer:
     # --- parts of a training ---------------------------------------------------------------------------------------
 
     def _penalty(self) -> Penalty:
-        if not self.config.is_penalised:
+        if not (self.config.is_penalised and self.config.trainer.epochs):
             return Penalty()
         size = self.dataset.image_size
         example = torch.zeros(2, self.network.channels, size, size, device=self.pixels.device)
@@ -276,7 +278,8 @@ class Trainer:
             row = replace(row, energy_ratio=estimate(found.counts, PUBLISHED, VALIDATION).ratio)
         return row
 
-    def _look_for_who_wants_it(self, progress: Progress) -> None:
+    def _look_for_who_wants_it(self, progress: Progress | None) -> None:
+        """progress: of the epoch's last step; None in front of the first."""
         looking = [method for method in self.methods.values() if method.wants_look]
         if self.done or not (looking or self.penalty.wants_look):
             return
@@ -284,7 +287,10 @@ class Trainer:
         if self.penalty.wants_look:
             self.penalty.look(counts)
         for method in looking:
-            method.after_epoch(progress, counts)
+            if progress is None:
+                method.before_training(counts)
+            else:
+                method.after_epoch(progress, counts)
 
     def _means(self, steps: int) -> tuple[float, float, float]:
         """Cross-entropy, penalty and accuracy, over the epoch's first steps."""
