@@ -46,7 +46,7 @@ BAD: dict[str, str] = {
     "model=": f"model= is unknown: choose one of {MODELS}",
     "-m model=resnet18,zzz": f"model=zzz is unknown: choose one of {MODELS}",
     "trainer=fats": "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",
-    "penalty=l1": "penalty=l1 is unknown: choose one of l0, none",
+    "penalty=l2": "penalty=l2 is unknown: choose one of hoyer, l0, l1, none, transformed_l1",
     "schedule=warm": "schedule=warm is unknown: choose one of constant, cosine, exponential, linear, step",
     "trainer=null": GROUP_EMPTY,
     "dataset=5": GROUP_EMPTY,
@@ -101,7 +101,7 @@ BAD: dict[str, str] = {
     "dataset.name=mnist": "dataset.name=mnist is unknown: choose one of celeba, cifar10, cifar100, digits, "
     "fashion_mnist, gtsrb, image_folder",
     "model.name=resnet19": f"model.name=resnet19 is unknown: choose one of {MODELS}",
-    "penalty.name=l1": "penalty.name=l1 is unknown: choose one of l0, none",
+    "penalty.name=l2": "penalty.name=l2 is unknown: choose one of hoyer, l0, l1, none, transformed_l1",
     "-m schedule.name=linear,warm": "schedule.name=warm is unknown: choose one of constant, cosine, exponential, "
     "linear, step",
     "hardware.rule=fused": "hardware.rule=fused is unknown: choose one of published",

@@ -245,8 +245,8 @@ def test_penalty_differentiates_through_every_weighting():
 def test_nothing_to_penalise_and_unknown_names():
     with pytest.raises(UserError, match="matches no output"):
         penalty([], 1, 1, L0Config())
-    with pytest.raises(UserError, match="penalty=l1 is unknown: choose one of l0, none"):
-        penalty([torch.ones(1)], 1, 1, PenaltyConfig(name="l1"))
+    with pytest.raises(UserError, match="penalty=l2 is unknown: choose one of l0, l1, hoyer, transformed_l1, none"):
+        penalty([torch.ones(1)], 1, 1, PenaltyConfig(name="l2"))
     with pytest.raises(UserError, match="weighting=max is unknown"):
         penalty([torch.ones(1)], 1, 1, L0Config(weighting="max"))
 

@@ -45,8 +45,21 @@ class L0Config(PenaltyConfig):
         at_least("penalty.sigma", self.sigma, SMALLEST_SIGMA)
 
 
+@dataclass(kw_only=True, slots=True)
+class TransformedL1Config(PenaltyConfig):
+    """beta: small is close to l0, large to l1."""
+
+    name: str = "transformed_l1"
+    beta: float = 1.0
+
+    def check(self) -> None:
+        PenaltyConfig.check(self)
+        above("penalty.beta", self.beta, 0.0)
+
+
 # a penalty without knobs of its own takes the first
 SCHEMAS: dict[str, type[PenaltyConfig]] = {
     "penalty": PenaltyConfig,
     "l0": L0Config,
+    "transformed_l1": TransformedL1Config,
 }

@@ -13,13 +13,19 @@ from torch import Tensor
 from eat_runner.config import PenaltyConfig
 from eat_runner.errors import UserError
 from eat_runner.penalties.base import Surrogate
+from eat_runner.penalties.hoyer import hoyer
 from eat_runner.penalties.l0 import L0
+from eat_runner.penalties.l1 import L1
 from eat_runner.penalties.none import none
+from eat_runner.penalties.transformed_l1 import TransformedL1
 from eat_runner.penalties.weighting import build_weighting, numbered
 
 # Each key has a conf/penalty/<key>.yaml. (its config) -> surrogate
 PENALTIES: dict[str, Callable[[Any], Surrogate]] = {
     "l0": L0,
+    "l1": L1,
+    "hoyer": hoyer,
+    "transformed_l1": TransformedL1,
     "none": none,
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from eat_runner.energy.counts import Counts
@@ -66,3 +67,8 @@ class Penalty:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken."""
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is that."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
