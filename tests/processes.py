@@ -97,16 +97,16 @@ def kill_when(process: ForkServerProcess, happened: Callable[[], bool], number: 
 def pause_after(name: str) -> None:
     """Stop the process as a SIGSTOP does once that file is written for the first time."""
     from eat_runner import records
-    from eat_runner.run import stages
+    from eat_runner.run import resume, stages
 
     def pauses(path: Path, data: bytes) -> None:
         write(path, data)
         if path.name == name:
-            records.write_atomically = stages.write_atomically = write
+            records.write_atomically = resume.write_atomically = stages.write_atomically = write
             os.kill(os.getpid(), signal.SIGSTOP)
 
     write = records.write_atomically
-    records.write_atomically = stages.write_atomically = pauses
+    records.write_atomically = resume.write_atomically = stages.write_atomically = pauses
 
 
 @contextmanager

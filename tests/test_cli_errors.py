@@ -125,7 +125,7 @@ BAD: dict[str, str] = {
     "penalty=none penalty.sigma=1": "penalty.sigma is no key of the penalty that is chosen: leave it out, or choose "
     "another penalty",
     "penalty.weighting=energetic": "penalty.weighting=energetic is unknown: choose one of layer_mean, elements, "
-    "parameters",
+    "parameters, energy",
     "hardware.bits=8": "hardware.bits is no key of the hardware that is chosen: leave it out, or choose another "
     "hardware",
     "+seed=3": "+seed: this key is always there, so leave out the +",
@@ -140,6 +140,7 @@ BAD: dict[str, str] = {
     "the environment variable NO_SUCH_VARIABLE is not set",
     # flags
     "--bogus": "--bogus is no option: see eat-run --help",
+    "lambda=1 -m seed=0,1": "seed=0,1 stands behind an option: write options such as -m in front of key=value",
     "-m --cfg job": "only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time",
     "--cfg": "argument --cfg/-c: expected one argument: see eat-run --help",
     "--resolve": "--resolve goes with --cfg: write --cfg job --resolve",

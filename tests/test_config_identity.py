@@ -15,6 +15,7 @@ from eat_runner.config import (
     ScheduleConfig,
     TrainerConfig,
 )
+from eat_runner.config.groups import GROUPS
 from eat_runner.config.hardware import FusedHardware
 from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, run_id
 
@@ -144,3 +145,11 @@ def test_a_plain_configuration_has_the_names_of_the_command_line() -> None:
     assert plain["lambda"] == 0.25
     assert "lambda_" not in plain
     assert plain["trainer"]["epochs"] == 20
+
+
+def test_a_group_that_came_later_is_in_the_hash_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every run that there is would get another name."""
+    assert determinants(CONFIG, DATA)["meter"] == {}
+    monkeypatch.setitem(GROUPS, "meter", replace(GROUPS["meter"], later=True))
+    assert "meter" not in determinants(CONFIG, DATA)
+    assert determinants(replace(CONFIG, meter=MeterConfig(batch=50)), DATA)["meter"] == {"batch": 50}

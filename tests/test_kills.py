@@ -52,7 +52,7 @@ def whole_sweep(place: Path) -> dict[str, Any]:
 def die_writing(name: str, stage: str) -> None:
     """In the process that is to die: a kill at an exact moment of writing that file, which nobody outside can hit."""
     from eat_runner import records, report
-    from eat_runner.run import stages
+    from eat_runner.run import resume, stages
 
     def dies(path: Path, data: bytes) -> None:
         if path.name != name:
@@ -64,7 +64,7 @@ def die_writing(name: str, stage: str) -> None:
         return os.kill(os.getpid(), signal.SIGKILL)
 
     write = records.write_atomically
-    records.write_atomically = stages.write_atomically = report.write_atomically = dies
+    records.write_atomically = resume.write_atomically = stages.write_atomically = report.write_atomically = dies
 
 
 def test_a_run_killed_at_every_file_it_writes_goes_on_to_the_same_bits(place: Path, whole: dict[str, Any]) -> None:

@@ -63,9 +63,6 @@ def test_a_method_is_no_standard_training_and_has_an_identity_of_its_own(small_c
     assert names[1].startswith("digits-resnet18-none-mask_small-lambda0-seed0-")
     assert determinants(masked, "data")["mask"] == {"name": "small"}
     assert "mask" not in determinants(standard, "data")
-    assert determinants(replace(masked, methods={"mask": MaskConfig(threshold=0.5)}), "data") == determinants(
-        standard, "data"
-    )
 
 
 def test_hardware_is_in_the_identity_by_its_prices_if_a_method_reads_them(masked):
@@ -157,3 +154,15 @@ def test_a_network_changed_by_a_method_that_is_not_known_is_refused(masked, monk
     monkeypatch.delitem(METHODS, "mask")
     with pytest.raises(UserError, match="was changed by mask, which this version does not know: install a newer one"):
         eat_runner.load_run(folder_of(masked, record).path)
+
+
+def test_keys_of_a_method_that_is_not_chosen_are_refused(small_config, mask_method):
+    config = replace(small_config, methods={"mask": MaskConfig(threshold=0.5)})
+    with pytest.raises(UserError, match=r"^mask is not chosen, so its keys mean nothing: leave them out"):
+        run.locate(config)
+
+
+def test_a_method_that_nobody_implements_is_refused(masked, monkeypatch):
+    monkeypatch.delitem(METHODS, "mask")
+    with pytest.raises(UserError, match=r"^the config group=mask is unknown"):
+        run.locate(masked)

@@ -208,11 +208,23 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     values = OmegaConf.to_object(config)
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
+    _check_schemas(plain)
     methods = {group: plain.pop(group) for group in method_groups()}
     if plain[LAMBDA] is None:
         plain[LAMBDA] = default_lambda(methods.values())
     fields = root_keys()
     return ExperimentConfig(methods=methods, **{fields.get(key, key): value for key, value in plain.items()})
+
+
+def _check_schemas(plain: dict[str, Any]) -> None:
+    """Refuse a group whose file does not begin with a schema: nothing in it would be checked."""
+    bare = [(group, GROUPS[group].schemas) for group in GROUPS if isinstance(plain[group], dict) and group != LOGGERS]
+    for name, config in plain[LOGGERS].items():
+        if not isinstance(config, GROUPS[LOGGERS].schemas.get(name, LoggerConfig)):
+            bare.append((f"{LOGGERS}={name}", {name: LoggerConfig}))
+    for group, schemas in bare:
+        choices = " or ".join(f"base_{name}" for name in schemas)
+        raise UserError(f"the file of {group} has no schema: it must begin with defaults: [{choices}, _self_]")
 
 
 def _check_keys(job: DictConfig) -> None:

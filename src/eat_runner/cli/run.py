@@ -277,6 +277,8 @@ def check_flags(arguments: Sequence[str]) -> Namespace:
 
     parser.error = refuse
     flags, unknown = parser.parse_known_args(list(arguments))
+    if unknown and "=" in unknown[0] and not unknown[0].startswith("-"):
+        raise UserError(f"{unknown[0]} stands behind an option: write options such as -m in front of key=value")
     if unknown:
         raise UserError(f"{unknown[0]} is no option: see {PROGRAM} --help")
     if flags.experimental_rerun is not None:

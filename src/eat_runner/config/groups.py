@@ -17,12 +17,14 @@ from eat_runner.config.trainer import MeterConfig, TrainerConfig
 class Group:
     """schemas: what a file of conf/<group>/ is checked against: its defaults begin with base_<key>.
     about: for --help. hashed: its values determine a run's result; without_effect: but for these keys.
+    later: it came when there were runs already, whose ids have nothing of it: at its defaults it is not in the hash.
     varied: an experiment varies it within a family. method: it changes the network beside the penalty (MethodConfig).
     """
 
     schemas: Mapping[str, type[Any]]
     about: str
     hashed: bool = True
+    later: bool = False
     varied: bool = False
     method: bool = False
     without_effect: frozenset[str] = field(default_factory=frozenset[str])

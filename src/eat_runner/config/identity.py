@@ -41,6 +41,7 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     """
     config = config.canonical()
     chosen = {name: getattr(config, name) for name, group in GROUPS.items() if group.hashed and not group.method}
+    chosen = {name: schema for name, schema in chosen.items() if not GROUPS[name].later or schema != type(schema)()}
     chosen |= config.chosen_methods
     values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
     if config.reads_hardware:

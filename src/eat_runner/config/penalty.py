@@ -6,7 +6,7 @@ from eat_runner.config.checks import above, at_least, one_of
 
 SMALLEST_SIGMA = 1e-30  # 1 / sigma must be a float32
 SCOPES = ("leaf_modules", "activations")
-WEIGHTINGS = ("layer_mean", "elements", "parameters")
+WEIGHTINGS = ("layer_mean", "elements", "parameters", "energy")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class PenaltyConfig:
     @property
     def reads_hardware(self) -> bool:
         """Whether the prices of the hardware decide what is penalised."""
-        return False
+        return self.weighting == "energy"
 
     def check(self) -> None:
         one_of("penalty.scope", self.scope, SCOPES)

@@ -6,7 +6,7 @@ from typing import Any
 
 from eat_runner.config.checks import at_least, between, one_of
 from eat_runner.config.dataset import DatasetConfig
-from eat_runner.config.groups import method_groups
+from eat_runner.config.groups import GROUPS, method_groups
 from eat_runner.config.hardware import HardwareConfig, PublishedHardware
 from eat_runner.config.logger import LoggerConfig, default_loggers
 from eat_runner.config.method import NONE, MethodConfig
@@ -72,10 +72,12 @@ class ExperimentConfig:
 
     def check(self) -> None:
         """Raise UserError where a value is out of range. Nothing is read from disk."""
-        for group in (self.dataset, self.model, self.penalty, self.schedule, self.trainer, self.meter, self.hardware):
+        groups = (getattr(self, name) for name, group in GROUPS.items() if not group.method and name != "loggers")
+        for group in (*groups, *self.methods.values(), *self.loggers.values()):
             group.check()
-        for group in (*self.chosen_methods.values(), *self.loggers.values()):
-            group.check()
+        for name, method in self.methods.items():
+            if not method.is_chosen and method != type(method)():
+                raise UserError(f"{name} is not chosen, so its keys mean nothing: leave them out, or write {name}=NAME")
         at_least("lambda", self.lambda_, 0.0)
         between("seed", self.seed, 0, 2**31 - 1)
         between("threads", self.threads, 1, 1024)

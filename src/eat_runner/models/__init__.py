@@ -49,5 +49,5 @@ def _check_keys(config: ModelConfig) -> None:
         )
     if foreign and config.width != default.width:
         raise UserError(f"model.width={config.width} means nothing for model={config.name}: leave it out")
-    if (foreign or config.name.startswith("vgg")) and config.stem != default.stem:
+    if not config.name.startswith("resnet") and config.stem != default.stem:
         raise UserError(f"model.stem={config.stem} is for our ResNets only: leave it out for model={config.name}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.energy.counts import Counts
+from eat_runner.energy.rules import RULES
 from eat_runner.errors import UserError
 
 
@@ -68,11 +69,56 @@ class Parameters(Weighting):
         return [1.0 / (batch_size * parameters)] * len(outputs)
 
 
+class Energy(Weighting):
+    """c_k / (B E_dense) for B images: c_k is what one more non-zero in that output costs on the run's hardware, in pJ
+    per image, and E_dense what an image costs without zero-skipping. The penalty is then the energy of the activations
+    in units of the dense energy, and lambda is cross-entropy per dense energy of an image: comparable between networks,
+    data sets and batch sizes.
+
+    The prices are those of the last look (energy/rules/, ``marginal_pj``) and the same until the next one; E_dense is
+    that of the first. What is not stored, inside of a group that an accelerator fuses, costs nothing and has factor 0.
+    Relative prices serve as well. Needs a look before the first pass.
+    """
+
+    wants_look = True
+
+    def __init__(self, hardware: HardwareConfig | None = None):
+        super().__init__(hardware)
+        self.dense_pj = 0.0
+        self.prices_pj: dict[str, list[float]] = {}  # by module, in the order of its calls
+
+    def factors(self, outputs: Sequence[Output], batch_size: int, parameters: int) -> Sequence[float]:
+        assert self.dense_pj, "there was no look yet"
+        return [self._price_pj(output) / (batch_size * self.dense_pj) for output in outputs]
+
+    def _price_pj(self, output: Output) -> float:
+        prices = self.prices_pj.get(output.module, [])
+        return prices[output.call] if output.call < len(prices) else 0.0
+
+    def look(self, counts: Counts) -> None:
+        assert self.hardware is not None
+        rule = RULES[self.hardware.rule]
+        if not self.dense_pj:
+            self.dense_pj = sum(layer.dense_pj for layer in rule.price(counts, self.hardware).layers)
+        marginal = rule.marginal_pj(counts, self.hardware).activations
+        self.prices_pj = {}
+        for row in counts.layers:
+            self.prices_pj.setdefault(row.name, []).append(marginal.get(row.call, 0.0))
+
+    def state(self) -> dict[str, Any]:
+        return {"dense_pj": self.dense_pj, "prices_pj": self.prices_pj}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if state:
+            self.dense_pj, self.prices_pj = state["dense_pj"], state["prices_pj"]
+
+
 # The values of penalty.weighting.
 WEIGHTINGS: dict[str, Callable[[HardwareConfig | None], Weighting]] = {
     "layer_mean": LayerMean,
     "elements": Elements,
     "parameters": Parameters,
+    "energy": Energy,
 }
 
 

@@ -1,10 +1,12 @@
-"""A run: where it belongs (locate.py), its parts (build.py), its stages (stages.py), its record (record.py); what would
-be run (plan.py); and a finished run as something to use (load.py)."""
+"""A run: where it belongs (locate.py), its parts (build.py), its stages (stages.py), in one process of several
+(execute.py), its record (record.py) and checkpoint (resume.py); what would be run (plan.py); and a finished run as
+something to use (load.py)."""
 
 from eat_runner.run.build import Experiment, build, build_or_error, locate_and_build
+from eat_runner.run.execute import run
 from eat_runner.run.locate import Job, locate
 from eat_runner.run.plan import PlannedRun, plan
-from eat_runner.run.stages import Interrupted, run
+from eat_runner.run.stages import Interrupted
 
 __all__ = [
     "Experiment",

@@ -13,7 +13,9 @@ from eat_runner.config.identity import FRESH, Start, run_id
 from eat_runner.data import Dataset
 from eat_runner.errors import UserError
 from eat_runner.loggers import LOGGERS
+from eat_runner.methods import METHODS
 from eat_runner.penalties import PENALTIES
+from eat_runner.penalties.weighting import WEIGHTINGS
 from eat_runner.records import RunFolder, file_hash
 from eat_runner.train.schedules import SCHEDULES
 
@@ -47,8 +49,11 @@ def locate(config: ExperimentConfig) -> Job:
     config = config.canonical()
     one_of("penalty.name", config.penalty.name, PENALTIES)
     one_of("schedule.name", config.schedule.name, SCHEDULES)
+    one_of("penalty.weighting", config.penalty.weighting, WEIGHTINGS)
     for name in config.loggers:
         one_of("loggers", name, LOGGERS)
+    for name in config.chosen_methods:
+        one_of("the config group", name, METHODS)
     device = _device(config.device)
     dataset = data.load(config.dataset, Path(config.data_dir), config.download)
     origin = Origin() if config.init is None else _origin(Path(config.init))

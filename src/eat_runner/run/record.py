@@ -74,8 +74,8 @@ def add_measurements(record: RunRecord, evaluations: Mapping[str, Evaluation], c
     record.firing_rate_test = evaluations["test"].counts.firing_rate
     record.uncounted = list(counts.uncounted)
     for name in builtin_hardware():
-        hardware = load_hardware(name)
-        with suppress(UserError):  # metered otherwise, or in other widths, than this hardware prices
+        with suppress(UserError):  # metered otherwise, or in other widths, than it prices; or its file is damaged
+            hardware = load_hardware(name)
             # the layers can be priced from the counts at any time
             record.energy[name] = {split: estimate(counts, hardware, split).summary() for split in evaluations}
 
