@@ -1,7 +1,7 @@
-"""THE list of columns: what a table holds, where it comes from, what it is called, how it is shown. No pandas, no torch.
+"""THE list of columns: what a table holds, where it comes from, what it is called, how it is shown. No pandas.
 
-A row is a run (summary.csv) or a setting: the runs that differ in the seed alone (pareto.csv, the printed table). What a
-penalty, a schedule or a method has beyond the columns below is a knob, and becomes a column where its values vary.
+A row is a run (summary.csv) or a setting: the runs that differ in the seed alone (pareto.csv, the printed table). What
+a penalty, a schedule or a method has beyond the columns below is a knob, and becomes a column where its values vary.
 """
 
 import math

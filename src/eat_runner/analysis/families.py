@@ -13,8 +13,8 @@ from eat_runner.config.identity import digest
 from eat_runner.config.method import NONE
 from eat_runner.errors import printable
 
-# family: what shares everything but penalty, schedule, lambda, methods and seed; dataset: what shares its images and its
-# validation split, with whatever network and training
+# family: what shares everything but penalty, schedule, lambda, methods and seed; dataset: what shares its images and
+# its validation split, with whatever network and training
 BY = ("family", "dataset")
 SPLIT = frozenset({"data", "dataset.name", "dataset.image_size", "dataset.validation"})
 NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})

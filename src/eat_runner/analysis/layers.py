@@ -19,7 +19,7 @@ MEASURES = ["firing_rate", "energy_pj", "dense_pj"]
 class LayerPanel:
     """Standard training (ST) beside another setting (EAT), layer by layer.
 
-    layers: name, op, and firing_rate, energy_pj of both (``_st``, ``_eat``); dense_pj. *_label: what a legend calls them.
+    layers: name, op, firing_rate and energy_pj of both (``_st``, ``_eat``), dense_pj. *_label: what legends call them.
     """
 
     family: str

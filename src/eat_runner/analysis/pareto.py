@@ -1,4 +1,4 @@
-"""The front of each family: which settings no other beats, what lies below them, and the setting that the rule picks."""
+"""The front of each family: the settings that no other beats, the area below them, and the one that the rule picks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from eat_runner.analysis.columns import X, Y, Column
+from eat_runner.analysis.columns import Column, X, Y
 from eat_runner.analysis.families import (
     DESCRIBING,
     MEASURES,
@@ -197,8 +197,8 @@ def non_dominated(accuracy: Sequence[float], energy: Sequence[float]) -> list[in
 
 
 def hypervolume(accuracy: Sequence[float], energy: Sequence[float], worst: float = 1.0) -> float:
-    """Area that the points dominate, against accuracy 0 at the energy ``worst``, in the unit of energy. Of ratios, whose
-    worst is 1, it goes from 0 to 1, the ideal."""
+    """Area that the points dominate, against accuracy 0 at the energy ``worst``, in the unit of energy. Of ratios,
+    whose worst is 1, it goes from 0 to 1, the ideal."""
     front = [index for index in non_dominated(accuracy, energy) if energy[index] < worst]
     edges = [*(energy[index] for index in front), worst]
     return sum((edges[i + 1] - edges[i]) * accuracy[index] for i, index in enumerate(front))
@@ -225,7 +225,7 @@ def select(
     points: float = POINTS,
     axes: Axes | None = None,
 ) -> str | None:
-    """The setting_id that the rule picks (``rule``); None where the reference was not measured on the split it looks at.
+    """The setting_id that the rule picks (``rule``); None where the reference was not measured on the split it is for.
 
     Seeds are compared in pairs: a setting that lacks a seed of the reference (it diverged, or is not done) is no
     candidate, and of one with more seeds only the reference's count. Of equals the more accurate setting is taken, then
@@ -255,7 +255,7 @@ def _remarks(table: pd.DataFrame, runs: pd.DataFrame, reference: str | None, axe
     elif selected == reference:
         remarks.append("standard training itself is selected: nothing within 3 points of it needs less energy")
     if axes.of_one_network and table["network"].nunique() > 1:
-        remarks.append("each ratio is against the same network without zero-skipping: of two networks, --x energy tells")
+        remarks.append("a ratio compares a network with itself: --x energy says which of several needs less")
     lonely = int(runs["energy_decrease_percent"].isna().sum())
     if reference is not None and lonely:
         remarks.append(f"{lonely} of the runs have no baseline (lambda=0 with the same seed): no energy decrease")

@@ -1,4 +1,4 @@
-"""A folder of a run -> its row, priced from its counts with any hardware. No pandas: worker processes start with this."""
+"""A run's folder -> its row, priced from its counts with any hardware. No pandas: worker processes start with this."""
 
 import math
 import os

@@ -15,7 +15,7 @@ from eat_runner.records import Scalar
 
 # of two copies of a run, from two machines, the one that got further counts
 RANK = {"finished": 0, "diverged": 1, "interrupted": 2, "running": 3, "failed": 4, BROKEN: 5}
-ORDER = ["dataset", "model", "width", "family", "lambda", "penalty", "sigma", "schedule", "seed", "setting_id", "run_id"]
+ORDER = "dataset model width family lambda penalty sigma schedule seed setting_id run_id".split()
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes begins with one of these
 LAST_BEFORE_KNOBS = "schedule"
 

@@ -211,7 +211,9 @@ def collate(configs: list[ExperimentConfig]) -> bool:
     reports = {(Path(c.results_dir) / c.name, c.hardware.name, c.selection): c for c in configs}
     try:
         for (folder, _, selection), config in reports.items():
-            report.show(report.write_report(folder, config.hardware, selection))
+            written = report.write_report(folder, config.hardware, selection)
+            with suppress(OSError):  # who reads our output has gone, which takes nothing from the runs
+                report.show(written)
     except (UserError, OSError) as error:
         print(f"{PROGRAM}: no report: {one_line(error)}", file=sys.stderr, flush=True)
         return False

@@ -2,13 +2,13 @@
 
 import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,9 +17,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from eat_runner.pareto import Front, Setting
+from eat_runner.analysis.layers import LayerPanel
+from eat_runner.analysis.pareto import Front
 from eat_runner.records import write_atomically
-from eat_runner.sweep import LayerMeans
 
 ST_COLOUR, EAT_COLOUR = "#1f5fa8", "#c8352b"  # blue and red, as in the paper's figures
 INK, GREY, PALE = "#222222", "#7a7a7a", "#a3abb8"
@@ -80,8 +80,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
-    """Test accuracy against energy ratio: a panel a family (the first MAX_PANELS), every run as a faint point, the
-    settings' means with error bars over the seeds, the non-dominated ones joined, their lambdas, standard training,
+    """The y of the fronts' axes against their x: a panel a family (the first MAX_PANELS), every run as a faint point,
+    the settings' means with error bars over the seeds, the non-dominated ones joined, their names, standard training,
     the floor, and the selected setting in a ring. caption: the line below the title (hardware, seeds, rule)."""
     shown = list(fronts[:MAX_PANELS])
     columns = min(len(shown), 2 if len(shown) <= 4 else 3 if len(shown) <= 9 else 4)
@@ -97,9 +97,9 @@ def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in panels[:, 0]:
-            axes.set_ylabel("test accuracy (%)")
+            axes.set_ylabel(shown[0].axes.y.axis)
         for axes in [panels[(len(shown) - 1 - column) // columns, column] for column in range(columns)]:
-            axes.set_xlabel("inference energy ratio (with / without zero-skipping)")
+            axes.set_xlabel(shown[0].axes.x.axis)
         figure.legend(handles=_legend(shown), loc="outside lower center", ncols=3 if columns == 1 else 6)
         _settle(figure)
         for axes, front in zip(panels.flat, shown, strict=False):
@@ -133,10 +133,9 @@ def _settle(figure: Figure) -> None:
 
 
 def _draw_front(axes: Axes, front: Front) -> None:
-    runs = [run for setting in front.settings for run in setting.runs]
+    settings, runs = front.settings, front.runs.loc[_by_setting(front)]
     axes.plot(
-        [run.energy_ratio or 0.0 for run in runs],
-        [100 * (run.accuracy or 0.0) for run in runs],
+        *_points(front, runs),
         linestyle="none",
         marker="o",
         markersize=3.2,
@@ -145,16 +144,15 @@ def _draw_front(axes: Axes, front: Front) -> None:
         alpha=0.75 if len(runs) < 300 else 0.35,
         zorder=2,
     )
-    points = {id(setting) for setting in front.on_front}
-    on_front = [setting for setting in front.on_front if not setting.is_baseline]
-    dominated = [setting for setting in front.settings if id(setting) not in points and not setting.is_baseline]
-    axes.plot(*_means(front.on_front), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
-    _points(axes, dominated, color=GREY, marker="o", markerfacecolor="white", markersize=4.5, zorder=4)
-    _points(axes, on_front, color=EAT_COLOUR, marker="o", markersize=5.5, zorder=5)
-    if front.baseline is not None:
-        _points(axes, [front.baseline], color=ST_COLOUR, marker="D", markersize=6, zorder=6)
+    on_front, standard = settings["on_front"], settings["is_baseline"]
+    axes.plot(*_points(front, settings[on_front]), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
+    hollow = {"marker": "o", "markerfacecolor": "white", "markersize": 4.5}
+    _means(axes, front, ~on_front & ~standard, color=GREY, **hollow, zorder=4)
+    _means(axes, front, on_front & ~standard, color=EAT_COLOUR, marker="o", markersize=5.5, zorder=5)
+    if standard.any():
+        _means(axes, front, standard, color=ST_COLOUR, marker="D", markersize=6, zorder=6)
     if front.selected is not None:
-        x, y = _means([front.selected])
+        x, y = _points(front, settings[settings["selected"]])
         axes.plot(x, y, linestyle="none", marker="o", markersize=13, markerfacecolor="none", color=INK, zorder=7)
     if front.floor is not None:
         axes.axvline(front.floor, color=GREY, linestyle=(0, (5, 3)), linewidth=1, zorder=1)
@@ -162,6 +160,12 @@ def _draw_front(axes: Axes, front: Front) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.set_title(_wrapped(front.family))
     axes.tick_params(length=3)
+
+
+def _by_setting(front: Front) -> pd.Index:
+    """The runs in the order of their settings, so that the same points are drawn in the same order."""
+    place = {setting_id: place for place, setting_id in enumerate(front.settings.index)}
+    return front.runs["setting_id"].map(place).sort_values(kind="stable").index
 
 
 def _wrapped(title: str, width: int = 60) -> str:
@@ -174,20 +178,26 @@ def _wrapped(title: str, width: int = 60) -> str:
     return f"{title[:cut]}\n{rest if len(rest) <= width else rest[: width - 1] + '…'}"
 
 
-def _means(settings: Iterable[Setting]) -> tuple[list[float], list[float]]:
-    chosen = list(settings)
-    return [setting.energy_ratio for setting in chosen], [100 * setting.accuracy for setting in chosen]
+def _points(front: Front, rows: pd.DataFrame, suffix: str = "") -> tuple[list[float], list[float]]:
+    """x and y of settings or runs (or, by suffix, their deviations) as they are drawn; a missing deviation is 0."""
+    x, y = front.axes.x, front.axes.y
+    return (
+        [x.scale * value for value in rows[f"{x.key}{suffix}"].fillna(0.0)],
+        [y.scale * value for value in rows[f"{y.key}{suffix}"].fillna(0.0)],
+    )
 
 
-def _points(axes: Axes, settings: Sequence[Setting], **style: Any) -> None:
-    x, y = _means(settings)
+def _means(axes: Axes, front: Front, which: pd.Series, **style: Any) -> None:
+    settings = front.settings[which]
+    x, y = _points(front, settings)
+    x_std, y_std = _points(front, settings, "_std")
     crowded = len(settings) > MAX_ERROR_BARS
     style["markersize"] = 2.5 if crowded else style["markersize"]
     axes.errorbar(
         x,
         y,
-        xerr=[setting.std("energy_ratio") or 0.0 for setting in settings],
-        yerr=[100 * (setting.std("accuracy") or 0.0) for setting in settings],
+        xerr=x_std,
+        yerr=y_std,
         linestyle="none",
         elinewidth=0.9,
         capsize=0 if crowded else 1.8,
@@ -201,21 +211,23 @@ def _legend(fronts: Sequence[Front]) -> list[Line2D]:
     def entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
         return Line2D([], [], label=label, linestyle=linestyle, **style)
 
-    several = any(front.seeds[1] > 1 for front in fronts)
+    settings = pd.concat([front.settings for front in fronts])
+    trained = settings[~settings["is_baseline"]]
+    eat = "EAT, " if (trained["lambda"] > 0).all() else ""
     entries = [
         entry("standard training (ST)", color=ST_COLOUR, marker="D", markersize=6),
-        entry("EAT, non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
-        entry("EAT, dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
+        entry(f"{eat}non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
+        entry(f"{eat}dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
         entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11),
         entry("single run", color=PALE, marker="o", markersize=3.5),
         entry("floor (every activation zero)", color=GREY, linestyle=(0, (5, 3)), linewidth=1),
     ]
     there = [
-        any(front.baseline for front in fronts),
+        settings["is_baseline"].any(),
         True,
-        any(not (s.is_baseline or s in front.on_front) for front in fronts for s in front.settings),
-        any(front.selected for front in fronts),
-        several,
+        not trained["on_front"].all(),
+        settings["selected"].any(),
+        (settings["n"] > 1).any(),
         any(front.floor is not None for front in fronts),
     ]
     return [handle for handle, shown in zip(entries, there, strict=True) if shown]
@@ -225,42 +237,49 @@ def _legend(fronts: Sequence[Front]) -> list[Line2D]:
 
 
 def _label(axes: Axes, front: Front) -> None:
-    """The lambda of the selected setting, the baseline, the front, then the others, where there is room."""
+    """The names of the selected setting, the baselines, the front, then the others, where there is room."""
     inside = axes.get_window_extent()
-    markers = [_around(axes, setting) for setting in front.settings]
-    taken = markers if len(markers) <= 400 else [_around(axes, setting) for setting in front.on_front]
-    line = _line_boxes(axes, front.on_front)
-    names = setting_names(front.settings)
+    settings = front.settings
+    place = {name: (x, y) for name, x, y in zip(settings.index, *_points(front, settings), strict=True)}
+    boxes = {name: _around(axes, point) for name, point in place.items()}
+    on_front = list(settings.index[settings["on_front"]])
+    taken = list(boxes.values()) if len(boxes) <= 400 else [boxes[name] for name in on_front]
+    line = _line_boxes(axes, [place[name] for name in on_front])
     if front.floor is not None:
         taken.append(_floor_label(axes, front.floor))
-    order = [front.selected, front.baseline, *front.on_front, *front.settings]
-    wanted = list({id(setting): setting for setting in order if setting is not None}.values())
-    for setting in _thinned(wanted, MAX_LABELS):
-        colour = ST_COLOUR if setting.is_baseline else EAT_COLOUR if setting in front.on_front else GREY
+    wanted = settings.loc[_by_importance(front)]
+    for name, row in wanted.to_dict("index").items():
+        colour = ST_COLOUR if row["is_baseline"] else EAT_COLOUR if row["on_front"] else GREY
         text = axes.annotate(
-            "ST" if setting.is_baseline else names[setting.setting_id],
-            (setting.energy_ratio, 100 * setting.accuracy),
+            _standard_name(row["name"]) if row["is_baseline"] else row["name"],
+            place[name],
             xytext=(0, 0),
             textcoords="offset points",
-            fontsize=8 if setting in front.on_front or setting.is_baseline else 7,
-            fontweight="bold" if setting is front.selected else "normal",
+            fontsize=8 if row["on_front"] or row["is_baseline"] else 7,
+            fontweight="bold" if row["selected"] else "normal",
             color=colour,
             zorder=8,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )
-        own = _around(axes, setting)
         for obstacles in ([*taken, *line], taken):
-            if _place(text, own, obstacles, inside):
+            if _place(text, boxes[name], obstacles, inside):
                 taken.append(text.get_window_extent())
                 break
         else:
             text.remove()
 
 
-def _thinned(settings: list[Setting], most: int) -> list[Setting]:
-    """The first two (selected, baseline) and every second, third, … of the others: about ``most`` in all."""
-    step = math.ceil(len(settings) / most)
-    return settings[:2] + settings[2::step]
+def _standard_name(name: str) -> str:
+    """``ST`` for standard training, with its network where the name has one."""
+    return ", ".join([*name.split(", ")[:-1], "ST"])
+
+
+def _by_importance(front: Front) -> list[str]:
+    """The settings to label: selected, reference, front, others; of the latter, where they are too many, every second,
+    third, …"""
+    order = [front.selected, front.reference, *front.settings.index[front.settings["on_front"]], *front.settings.index]
+    wanted = list(dict.fromkeys(name for name in order if name is not None))
+    return wanted[:2] + wanted[2 :: math.ceil(len(wanted) / MAX_LABELS)]
 
 
 PLACES: tuple[tuple[int, int, str, str], ...] = (
@@ -290,16 +309,15 @@ def _place(text: Any, own: Bbox, obstacles: Sequence[Bbox], inside: Bbox) -> boo
     return False
 
 
-def _around(axes: Axes, setting: Setting, pixels: float = 4.5) -> Bbox:
-    x, y = axes.transData.transform((setting.energy_ratio, 100 * setting.accuracy))
+def _around(axes: Axes, point: tuple[float, float], pixels: float = 4.5) -> Bbox:
+    x, y = axes.transData.transform(point)
     return Bbox.from_extents(x - pixels, y - pixels, x + pixels, y + pixels)
 
 
-def _line_boxes(axes: Axes, settings: Sequence[Setting]) -> list[Bbox]:
-    """Small boxes along the line that joins the settings, and along their error bars."""
-    points = [axes.transData.transform((s.energy_ratio, 100 * s.accuracy)) for s in settings]
+def _line_boxes(axes: Axes, points: Sequence[tuple[float, float]]) -> list[Bbox]:
+    """Small boxes along the line that joins the points."""
     boxes: list[Bbox] = []
-    for (x0, y0), (x1, y1) in pairwise(points):
+    for (x0, y0), (x1, y1) in pairwise(axes.transData.transform(point) for point in points):
         steps = max(1, int(math.hypot(x1 - x0, y1 - y0) / 6))
         for step in range(1, steps):
             x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
@@ -320,39 +338,7 @@ def _floor_label(axes: Axes, floor: float) -> Bbox:
     return text.get_window_extent()
 
 
-def setting_names(settings: Sequence[Setting]) -> dict[str, str]:
-    """A short name for each setting_id: its lambda, and whatever else differs among the settings."""
-    penalised = [setting for setting in settings if not setting.is_baseline]
-    keys = ("sigma", "schedule", "penalty", "scope", "weighting")
-    differing = [key for key in keys if len({getattr(setting.runs[0], key) for setting in penalised}) > 1]
-    names: dict[str, str] = {}
-    for setting in settings:
-        parts = [f"λ {setting.lambda_:g}"]
-        if not setting.is_baseline:
-            values = {key: getattr(setting.runs[0], key) for key in differing}
-            parts += [f"σ {_power(value)}" if key == "sigma" else str(value) for key, value in values.items()]
-        names[setting.setting_id] = ", ".join(parts)
-    return names
-
-
-def _power(value: float) -> str:
-    """1e-4 for 0.0001; short and with no leading zeros in the exponent."""
-    mantissa, _, exponent = f"{value:e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}" if value < 0.01 or value >= 1000 else f"{value:g}"
-
-
 # --- layer by layer ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LayerPanel:
-    """Standard training beside EAT, layer by layer. *_label: what the legend calls them."""
-
-    family: str
-    st: Sequence[LayerMeans]
-    eat: Sequence[LayerMeans]
-    st_label: str
-    eat_label: str
 
 
 def firing_figure(panels: Sequence[LayerPanel], caption: str) -> Figure:
@@ -362,7 +348,7 @@ def firing_figure(panels: Sequence[LayerPanel], caption: str) -> Figure:
 
 def energy_figure(panels: Sequence[LayerPanel], caption: str, relative: bool) -> Figure:
     """Energy per image of each layer, ST in blue beside EAT in red. relative: energies are in units of one MAC."""
-    most = max((layer.energy_pj for panel in panels for layer in (*panel.st, *panel.eat)), default=0.0)
+    most = max(panel.layers[["energy_pj_st", "energy_pj_eat"]].to_numpy().max() for panel in panels)
     unit, scale = ("MACs", 1.0) if relative else next(((u, s) for u, s in ENERGY_UNITS if most * s >= 1), ("pJ", 1.0))
     label = f"energy per image ({unit})"
     return _layer_figure(panels, "Inference energy, layer by layer", caption, label, "energy_pj", scale)
@@ -375,7 +361,7 @@ def _layer_figure(
     panels: Sequence[LayerPanel], title: str, caption: str, label: str, measure: str, scale: float
 ) -> Figure:
     shown = list(panels[:MAX_PANELS])
-    layers = max(len(panel.st) for panel in shown)
+    layers = max(len(panel.layers) for panel in shown)
     width = min(max(6.8, 1.5 + 0.16 * layers), 18)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, 0.8 + 3.4 * len(shown)), layout="constrained")
@@ -389,18 +375,18 @@ def _layer_figure(
 
 
 def _draw_layers(axes: Axes, panel: LayerPanel, measure: str, scale: float) -> None:
-    positions = range(len(panel.st))
-    for layers, offset, colour, name in (
-        (panel.st, -0.2, ST_COLOUR, panel.st_label),
-        (panel.eat, 0.2, EAT_COLOUR, panel.eat_label),
+    positions = range(len(panel.layers))
+    for which, offset, colour, name in (
+        ("st", -0.2, ST_COLOUR, panel.st_label),
+        ("eat", 0.2, EAT_COLOUR, panel.eat_label),
     ):
-        heights = [scale * getattr(layer, measure) for layer in layers]
+        heights = [scale * value for value in panel.layers[f"{measure}_{which}"]]
         axes.bar([p + offset for p in positions], heights, width=0.4, color=colour, linewidth=0, label=name)
-    step = math.ceil(len(panel.st) / MAX_TICK_NAMES)
-    axes.set_xticks(list(positions)[::step], [_short(layer.name) for layer in panel.st[::step]])
+    step = math.ceil(len(positions) / MAX_TICK_NAMES)
+    axes.set_xticks(list(positions)[::step], [_short(name) for name in panel.layers["name"].iloc[::step]])
     axes.tick_params(axis="x", labelrotation=90, labelsize=6.5, length=2)
     axes.grid(visible=False, axis="x")
-    axes.set_xlim(-0.8, len(panel.st) - 0.2)
+    axes.set_xlim(-0.8, len(positions) - 0.2)
     axes.set_title(_wrapped(panel.family))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
 
