@@ -54,7 +54,7 @@ class Column:
     label, digits, spread: heading and form in printed tables, with ± its deviation. shown: in which of them: always,
     or by what stands on the x axis (the ratio, an energy). rank: what a narrow table leaves out first has the highest.
     better: whether larger or smaller values are. option: what --x (smaller is better) or --y (larger) calls it; axis,
-    scale: label and factor of that axis; unit, in_words: what its numbers are in a sentence.
+    scale: label and factor of that axis; unit: of an area there; in_words: a value in a sentence.
     """
 
     key: str
@@ -228,7 +228,7 @@ COLUMNS = (
         option="accuracy",
         axis="test accuracy (%)",
         scale=100,
-        in_words="accuracy",
+        in_words="accuracy {}",
     ),
     Column(
         key="accuracy_validation",
@@ -242,7 +242,7 @@ COLUMNS = (
         option="validation",
         axis="validation accuracy (%)",
         scale=100,
-        in_words="validation accuracy",
+        in_words="validation accuracy {}",
     ),
     Column(key="accuracy_train", kind=REAL, read=lambda f: _share(f.record.accuracy.get("train"))),
     Column(
@@ -255,7 +255,7 @@ COLUMNS = (
         better=SMALLER,
         option="ratio",
         axis="inference energy ratio (with / without zero-skipping)",
-        in_words="energy ratio",
+        in_words="energy ratio {}",
     ),
     Column(key="energy_ratio_validation", kind=REAL, measure=True, read=lambda f: _of(f.validation, "ratio")),
     Column(
@@ -292,7 +292,7 @@ COLUMNS = (
         option="energy",
         axis="inference energy (µJ per image)",
         unit=" uJ",
-        in_words="energy in uJ per image",
+        in_words="{} uJ per image",
     ),
     Column(key="dense_uj_per_image", kind=REAL, read=lambda f: _of(f.test, "dense_uj_per_image")),
     Column(
@@ -336,13 +336,13 @@ AGAINST_REFERENCE = (
         better=SMALLER,
         option="relative",
         axis="inference energy (1: the reference)",
-        in_words="energy relative to the reference",
+        in_words="{} times the reference's energy",
     ),
     Column(
         key="accuracy_difference",
         kind=REAL,
         measure=True,
-        label="± reference",
+        label="vs reference",
         shown=ENERGY,
         rank=3,
         better=LARGER,

@@ -78,17 +78,15 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def setting_names(table: pd.DataFrame) -> pd.Series:
-    """A short name for each setting: its network where there are several, its lambda, and whatever else differs among
-    the settings that are no standard training."""
+    """A short name for each setting: its lambda, and whatever else, beside its network, differs among the settings that
+    are no standard training."""
     trained = table[~table["is_baseline"]]
     keys = ["sigma", "schedule", "penalty", "scope", "weighting", *knobs_of(table)]
     differing = [key for key in keys if len(set(filter(_says_something, trained[key]))) > 1]
-    several = table["network"].nunique() > 1
     names: list[str] = []
     for setting in table.to_dict("records"):
         methods = [f"{key} {setting[key]}" for key in method_groups() if isinstance(setting.get(key), str)]
-        name = [setting["network"]] if several else []
-        name += methods if methods and not setting["lambda"] else [f"λ {setting['lambda']:g}", *methods]
+        name = methods if methods and not setting["lambda"] else [f"λ {setting['lambda']:g}", *methods]
         if not setting["is_baseline"]:
             told = [key for key in differing if key not in method_groups() and _says_something(setting[key])]
             name += [_told(key, setting[key]) for key in told]

@@ -56,10 +56,10 @@ class Front:
     """One family's result.
 
     settings: by setting_id, as ``families.settings``, sorted by x; on_front: no other beats it; selected: what the rule
-    picks; knee: see ``knee``; name: what tells it from the others. runs: theirs, by setting and seed. reference: the
-    setting_id of the standard training (lambda 0) that the rule and relative energies look at. floor: mean of the runs'
-    floors. worst: x of the point that hypervolume is taken against; its accuracy is 0. remarks: what is missing or
-    should be known, in sentences.
+    picks; knee: see ``knee``; name: what tells it from the others; short: from those of its network. runs: theirs, by
+    setting and seed. reference: the setting_id of the standard training (lambda 0) that the rule and relative energies
+    look at. floor: mean of the runs' floors, where x is the ratio. worst: x of the point that hypervolume is taken
+    against; its accuracy is 0. remarks: what is missing or should be known, in sentences.
     """
 
     family: str
@@ -119,7 +119,9 @@ def _front(family: str, runs: pd.DataFrame, selection: str, points: float, axes:
         return None
     table = settings(runs).reset_index().sort_values([x, y, "setting_id"], ascending=[True, False, True])
     table = table.set_index("setting_id")
-    table["name"] = setting_names(table)
+    table["short"] = table["name"] = setting_names(table)
+    if table["network"].nunique() > 1:
+        table["name"] = table["network"] + ", " + table["short"]
     accuracy, energy = table[y].tolist(), table[x].tolist()
     on_front = non_dominated(accuracy, energy)
     bend = knee([accuracy[i] for i in on_front], [energy[i] for i in on_front])
@@ -143,10 +145,10 @@ def _front(family: str, runs: pd.DataFrame, selection: str, points: float, axes:
 
 
 def _reference(runs: pd.DataFrame) -> str | None:
-    """Standard training of the largest network; of equals the one with most seeds, then the first setting_id."""
-    baselines = runs[runs["is_baseline"]].groupby("setting_id")
-    sizes = baselines.agg(parameters=("parameters", "max"), n=("seed", "size"))
-    return next(iter(sizes.sort_values(["parameters", "n"], ascending=False).index), None)
+    """Standard training of the network that needs most without zero-skipping; of equals the more accurate one on the
+    validation split, then the first setting_id."""
+    means = runs[runs["is_baseline"]].groupby("setting_id")[["dense", "accuracy_validation"]].mean()
+    return next(iter(means.sort_values(["dense", "accuracy_validation"], ascending=False).index), None)
 
 
 def _beside(reference: str, runs: pd.DataFrame) -> pd.DataFrame:

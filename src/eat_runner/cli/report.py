@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=BY,
         default=BY[0],
         help="what shares a front: one network and training (family), or every network, penalty and method on the same "
-        "data (dataset), compared with standard training of the largest network (default: %(default)s)",
+        "data (dataset), compared with standard training of the network that needs most (default: %(default)s)",
     )
     parser.add_argument(
         "--x",

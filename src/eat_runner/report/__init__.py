@@ -105,7 +105,7 @@ def _fronts(runs: pd.DataFrame, selection: str, axes: Axes | None) -> list[Front
 def _without_front(report: Report) -> list[str]:
     priced = report.runs.loc[is_priced(report.runs), "family"]
     absent = sorted(set(priced) - {front.family for front in report.fronts})
-    return [f"{family}: no front, since its runs have no {report.axes.x.in_words}" for family in absent]
+    return [f"{family}: no front: its runs have no value for --x {report.axes.x.option}" for family in absent]
 
 
 def _lock(output: Path) -> AbstractContextManager[Any]:

@@ -2,8 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ MAX_LABELS = 40  # labels of a panel: more would hide the points
 MAX_ERROR_BARS = 60  # of a kind of point, in a panel
 MAX_TICK_NAMES = 90  # layer names below an axis: beyond, every second, third, … is named
 PANEL_INCHES = (5.6, 4.0)
+NETWORK_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", "p")
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -91,16 +92,16 @@ def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
         figure = Figure(figsize=(width, height + 1.0), layout="constrained")
         FigureCanvasAgg(figure)
         _headline(figure, "Accuracy against inference energy", _more(caption, len(fronts), len(shown)))
-        panels = figure.subplots(rows, columns, squeeze=False)
+        panels, markers = figure.subplots(rows, columns, squeeze=False), _network_markers(shown)
         for axes, front in zip(panels.flat, shown, strict=False):
-            _draw_front(axes, front)
+            _draw_front(axes, front, markers)
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in panels[:, 0]:
             axes.set_ylabel(shown[0].axes.y.axis)
         for axes in [panels[(len(shown) - 1 - column) // columns, column] for column in range(columns)]:
             axes.set_xlabel(shown[0].axes.x.axis)
-        figure.legend(handles=_legend(shown), loc="outside lower center", ncols=3 if columns == 1 else 6)
+        figure.legend(handles=_legend(shown, markers), loc="outside lower center", ncols=3 if columns == 1 else 6)
         _settle(figure)
         for axes, front in zip(panels.flat, shown, strict=False):
             _label(axes, front)
@@ -132,7 +133,14 @@ def _settle(figure: Figure) -> None:
             text.set_gid(None)
 
 
-def _draw_front(axes: Axes, front: Front) -> None:
+def _network_markers(fronts: Sequence[Front]) -> dict[str, str]:
+    """A marker for each network, where networks share a front."""
+    several = [front.settings["network"] for front in fronts if front.settings["network"].nunique() > 1]
+    networks = sorted(set(pd.concat(several))) if several else []
+    return dict(zip(networks, cycle(NETWORK_MARKERS), strict=False))
+
+
+def _draw_front(axes: Axes, front: Front, markers: Mapping[str, str]) -> None:
     settings, runs = front.settings, front.runs.loc[_by_setting(front)]
     axes.plot(
         *_points(front, runs),
@@ -146,11 +154,14 @@ def _draw_front(axes: Axes, front: Front) -> None:
     )
     on_front, standard = settings["on_front"], settings["is_baseline"]
     axes.plot(*_points(front, settings[on_front]), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
-    hollow = {"marker": "o", "markerfacecolor": "white", "markersize": 4.5}
-    _means(axes, front, ~on_front & ~standard, color=GREY, **hollow, zorder=4)
-    _means(axes, front, on_front & ~standard, color=EAT_COLOUR, marker="o", markersize=5.5, zorder=5)
-    if standard.any():
-        _means(axes, front, standard, color=ST_COLOUR, marker="D", markersize=6, zorder=6)
+    for network, marker in markers.items() or [("", "")]:
+        own = settings["network"].isin([network]) if network else settings["n"] > 0
+        circle, diamond = marker or "o", marker or "D"
+        hollow = {"marker": circle, "markerfacecolor": "white", "markersize": 4.5}
+        _means(axes, front, own & ~on_front & ~standard, color=GREY, **hollow, zorder=4)
+        _means(axes, front, own & on_front & ~standard, color=EAT_COLOUR, marker=circle, markersize=5.5, zorder=5)
+        if (own & standard).any():
+            _means(axes, front, own & standard, color=ST_COLOUR, marker=diamond, markersize=6, zorder=6)
     if front.selected is not None:
         x, y = _points(front, settings[settings["selected"]])
         axes.plot(x, y, linestyle="none", marker="o", markersize=13, markerfacecolor="none", color=INK, zorder=7)
@@ -207,7 +218,7 @@ def _means(axes: Axes, front: Front, which: pd.Series, **style: Any) -> None:
     )
 
 
-def _legend(fronts: Sequence[Front]) -> list[Line2D]:
+def _legend(fronts: Sequence[Front], markers: Mapping[str, str]) -> list[Line2D]:
     def entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
         return Line2D([], [], label=label, linestyle=linestyle, **style)
 
@@ -215,7 +226,7 @@ def _legend(fronts: Sequence[Front]) -> list[Line2D]:
     trained = settings[~settings["is_baseline"]]
     eat = "EAT, " if (trained["lambda"] > 0).all() else ""
     entries = [
-        entry("standard training (ST)", color=ST_COLOUR, marker="D", markersize=6),
+        entry("standard training (ST)", color=ST_COLOUR, marker="o" if markers else "D", markersize=6),
         entry(f"{eat}non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
         entry(f"{eat}dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
         entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11),
@@ -230,7 +241,9 @@ def _legend(fronts: Sequence[Front]) -> list[Line2D]:
         (settings["n"] > 1).any(),
         any(front.floor is not None for front in fronts),
     ]
-    return [handle for handle, shown in zip(entries, there, strict=True) if shown]
+    hollow = {"color": INK, "markerfacecolor": "white", "markersize": 5}
+    networks = [entry(network, marker=marker, **hollow) for network, marker in markers.items()]
+    return [handle for handle, shown in zip(entries, there, strict=True) if shown] + networks
 
 
 # labels: the first place around a point that nothing else has taken
@@ -251,7 +264,7 @@ def _label(axes: Axes, front: Front) -> None:
     for name, row in wanted.to_dict("index").items():
         colour = ST_COLOUR if row["is_baseline"] else EAT_COLOUR if row["on_front"] else GREY
         text = axes.annotate(
-            _standard_name(row["name"]) if row["is_baseline"] else row["name"],
+            "ST" if row["is_baseline"] else row["short"],
             place[name],
             xytext=(0, 0),
             textcoords="offset points",
@@ -267,11 +280,6 @@ def _label(axes: Axes, front: Front) -> None:
                 break
         else:
             text.remove()
-
-
-def _standard_name(name: str) -> str:
-    """``ST`` for standard training, with its network where the name has one."""
-    return ", ".join([*name.split(", ")[:-1], "ST"])
 
 
 def _by_importance(front: Front) -> list[str]:

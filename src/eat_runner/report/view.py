@@ -137,7 +137,7 @@ def reference_line(front: Front) -> str:
 def hypervolume_line(front: Front) -> str:
     x, y = front.axes.x, front.axes.y
     unskipped = "" if front.axes.of_one_network else ", what the reference needs without zero-skipping"
-    against = f"against {y.in_words} 0 at {x.in_words} {front.worst:.5g}{unskipped}"
+    against = f"against {y.in_words.format(0)} at {x.in_words.format(f'{front.worst:.5g}')}{unskipped}"
     return f"hypervolume {front.hypervolume:.4f}{x.unit} ({against})"
 
 
@@ -145,12 +145,12 @@ def hypervolume_line(front: Front) -> str:
 
 
 def settings_table(front: Front) -> Table:
-    """The family's settings by lambda: what is shown of each, and marks."""
+    """The family's settings by network and lambda: what is shown of each, and marks."""
     kept = front.settings
     if len(kept) > MAX_ROWS:
         kept = kept[kept["on_front"] | kept["is_baseline"] | kept["selected"]].head(MAX_ROWS)
     rest = len(front.settings) - len(kept)
-    kept = kept.reset_index().sort_values(["lambda", front.axes.x.key, "setting_id"])
+    kept = kept.reset_index().sort_values(["network", "lambda", front.axes.x.key, "setting_id"])
     columns = shown_columns(front)
     several = front.settings["is_baseline"].sum() > 1
     rows = [
