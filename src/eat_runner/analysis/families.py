@@ -40,7 +40,7 @@ def label_families(runs: pd.DataFrame, by: str = "family") -> pd.DataFrame:
         told = {key: f"{key}={value:.40}" for key, value in common if key in telling}
         if by == "dataset":
             shared = tuple(item for item in common if item[0] in SPLIT)
-            family = _name(dataset, *(text for key, text in told.items() if key in SPLIT))
+            family = _name(dataset, *(text for key, text in told.items() if key in SPLIT - {"data"}))
         else:
             shared = common
             family = _name(f"{dataset} · {network}", *told.values())

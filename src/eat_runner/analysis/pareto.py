@@ -226,12 +226,13 @@ def select(
     selection: str = "validation",
     points: float = POINTS,
     axes: Axes | None = None,
+    reference_too: bool = True,
 ) -> str | None:
     """The setting_id that the rule picks (``rule``); None where the reference was not measured on the split it is for.
 
     Seeds are compared in pairs: a setting that lacks a seed of the reference (it diverged, or is not done) is no
     candidate, and of one with more seeds only the reference's count. Of equals the more accurate setting is taken, then
-    the smaller lambda. The reference itself is a candidate if it is among the runs.
+    the smaller lambda. reference_too: the reference itself is a candidate.
     """
     accuracy_of, energy_of = (axes or Axes()).selected_by(selection)
     standard = runs[runs["setting_id"] == reference]
@@ -243,6 +244,7 @@ def select(
     means = means.assign(n=by_setting.size(), lambda_=by_setting["lambda"].first()).rename_axis("id").reset_index()
     least = fmean(standard[accuracy_of].dropna()) - points - TOLERANCE
     candidates = means[(means["n"] >= len(standard)) & (means[accuracy_of] >= least)].dropna(subset=[energy_of])
+    candidates = candidates if reference_too else candidates[candidates["id"] != reference]
     best = candidates.sort_values([energy_of, accuracy_of, "lambda_", "id"], ascending=[True, False, True, True])
     return next(iter(best["id"]), None)
 
