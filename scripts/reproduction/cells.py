@@ -185,7 +185,8 @@ def read_plan(folder: Path) -> Plan:
         cells: list[Cell] = []
         for cell in values["cells"]:
             known: dict[str, Any] = {key: value for key, value in cell.items() if key in keys}
-            cells.append(Cell(**known | {"run_ids": tuple(cell["run_ids"])}))
+            known["run_ids"] = tuple(known["run_ids"])
+            cells.append(Cell(**known))
         today = SCALES[values["scale"]]
         captions, briefs = values.get("captions", today.captions), values.get("briefs", today.briefs)
         return Plan(today.name, captions, briefs, values["command"], tuple(cells))

@@ -55,6 +55,8 @@ def layer_panel(
     if st["name"].tolist() != eat["name"].tolist():
         first, second = (Path(front.runs_of(setting)["folder"].iloc[0]) for setting in (other, standard))
         raise UserError(f"{first} has other layers than {second}")
-    layers = st.join(eat[["firing_rate", "energy_pj"]], lsuffix="_st", rsuffix="_eat")
-    order = ["name", "op", "firing_rate_st", "firing_rate_eat", "energy_pj_st", "energy_pj_eat", "dense_pj"]
-    return LayerPanel(family, layers[order], st_label, eat_label)
+    layers = st[["name", "op"]].copy()
+    for measure in ("firing_rate", "energy_pj"):
+        layers[f"{measure}_st"], layers[f"{measure}_eat"] = st[measure], eat[measure]
+    layers["dense_pj"] = st["dense_pj"]
+    return LayerPanel(family, layers, st_label, eat_label)

@@ -96,9 +96,9 @@ def _not_written(frame: pd.DataFrame) -> list[str]:
 def to_csv(frame: pd.DataFrame) -> bytes:
     """UTF-8 with \\n. Floats keep every bit (repr), nothing is an empty cell, texts are as ``cell`` has them."""
     safe = frame.copy()
-    for key in frame.columns[frame.dtypes == "object"]:
+    for key in frame.select_dtypes(exclude=["number", "bool"]).columns:
         safe[key] = pd.Series([cell(value) for value in frame[key]], index=frame.index, dtype="object")
-    return safe.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
+    return safe.rename(columns=cell).to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
 
 
 def cell(value: Scalar) -> Scalar:

@@ -1,27 +1,39 @@
 """Folders of runs become one table: nothing finished is lost, nothing counts twice, what is broken is named."""
 
 import json
-import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import run_folders
+from eat_runner.analysis.rows import hardware_of
+from eat_runner.analysis.table import cell, collate, is_priced, to_csv
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.config.penalty import PenaltyConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, printable
 from eat_runner.records import RunFolder, Scalar
-from eat_runner.sweep import Run, cell, collate, collate_runs, hardware_of, layer_means, printable
 from run_folders import config, write_run, write_sweep
 
 PUBLISHED = PublishedHardware()
 FUSED = FusedHardware(name="mine", dram_pj_per_bit=20.0, buffer_pj_per_bit=1.0, multiply_pj=3.0, accumulate_pj=1.0)
 
 
-def by_id(runs: list[Run]) -> dict[str, Run]:
+def rows(runs: pd.DataFrame) -> list[SimpleNamespace]:
+    """The table's rows, None where there is nothing; ``lambda_`` for lambda."""
+    there = runs.astype("object").where(runs.notna(), None).rename(columns={"lambda": "lambda_"})
+    return [SimpleNamespace(**row) for row in there.to_dict("records")]
+
+
+def collated(*arguments: Any) -> list[SimpleNamespace]:
+    return rows(collate(*arguments))
+
+
+def by_id(runs: list[SimpleNamespace]) -> dict[str, SimpleNamespace]:
     return {run.run_id: run for run in runs}
 
 
@@ -42,7 +54,7 @@ def published_ratio(folder: RunFolder, split: str) -> float:
 
 def test_a_row_a_run_priced_from_its_counts(tmp_path: Path) -> None:
     folders = write_sweep(tmp_path, (0, 2), (0, 1))
-    runs = by_id(collate_runs(tmp_path, PUBLISHED))
+    runs = by_id(collated(tmp_path, PUBLISHED))
     assert sorted(runs) == sorted(folder.path.name for folder in folders)
     for folder in folders:
         run = runs[folder.path.name]
@@ -56,15 +68,15 @@ def test_a_row_a_run_priced_from_its_counts(tmp_path: Path) -> None:
 
 def test_what_was_priced_when_the_run_ended_is_never_used(tmp_path: Path) -> None:
     folder = write_run(tmp_path, config(1.0), energy={"published": {"test": {"ratio": 0.001}}})
-    (run,) = collate_runs(tmp_path, PUBLISHED)
+    (run,) = collated(tmp_path, PUBLISHED)
     assert run.energy_ratio == pytest.approx(published_ratio(folder, "test"))
 
 
 def test_energy_decrease_is_against_the_baseline_of_the_same_seed(tmp_path: Path) -> None:
     write_sweep(tmp_path, (0, 2), (0, 1))
-    runs = collate_runs(tmp_path, PUBLISHED)
+    runs = collated(tmp_path, PUBLISHED)
     for seed in (0, 1):
-        standard, trained = sorted((run for run in runs if run.seed == seed), key=lambda run: run.lambda_ or 0)
+        standard, trained = sorted((run for run in runs if run.seed == seed), key=lambda run: run.lambda_)
         assert standard.energy_ratio is not None
         assert trained.energy_ratio is not None
         expected = (standard.energy_ratio - trained.energy_ratio) / standard.energy_ratio * 100
@@ -77,14 +89,14 @@ def test_without_a_baseline_the_decrease_is_empty(tmp_path: Path) -> None:
     write_run(tmp_path, config(1.0, seed=0))
     write_run(tmp_path, config(0.0, seed=1))
     write_run(tmp_path, config(0.0, seed=0, trainer=TrainerConfig(epochs=3)))
-    decreases = {run.lambda_: run.energy_decrease_percent for run in collate_runs(tmp_path, PUBLISHED)}
+    decreases = {run.lambda_: run.energy_decrease_percent for run in collated(tmp_path, PUBLISHED)}
     assert decreases[1.0] is None
 
 
 def test_lambda_zero_and_no_penalty_are_the_same_baseline(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0))
     write_run(tmp_path, config(3.0, penalty=PenaltyConfig(name="none")))
-    (run,) = collate_runs(tmp_path, PUBLISHED)
+    (run,) = collated(tmp_path, PUBLISHED)
     assert (run.penalty, run.lambda_, run.sigma, run.schedule) == ("none", 0.0, None, "")
 
 
@@ -96,7 +108,7 @@ def test_folders_of_several_machines_merge_and_the_finished_copy_wins(tmp_path: 
     write_run(there, config(1.0), status="interrupted")
     write_run(there, config(2.0))
     for order in ([here, there], [there, here]):
-        runs = collate_runs(order, PUBLISHED)
+        runs = collated(order, PUBLISHED)
         assert [(run.lambda_, run.status) for run in runs] == [
             (0.0, "finished"),
             (1.0, "finished"),
@@ -109,9 +121,10 @@ def test_runs_that_are_not_finished_are_listed_without_energy(tmp_path: Path) ->
     write_run(tmp_path, config(0.0))
     for lambda_, status in enumerate(["running", "failed", "interrupted", "diverged"], start=1):
         write_run(tmp_path, config(float(lambda_)), status=status, reason="why")
-    runs = collate_runs(tmp_path, PUBLISHED)
+    runs = collated(tmp_path, PUBLISHED)
     assert [run.status for run in runs] == ["finished", "running", "failed", "interrupted", "diverged"]
-    assert all(run.energy_ratio is None and run.reason == "why" and not run.priced for run in runs[1:])
+    assert all(run.energy_ratio is None and run.reason == "why" for run in runs[1:])
+    assert list(is_priced(collate(tmp_path, PUBLISHED))) == [True, False, False, False, False]
 
 
 def damage_record(folder: RunFolder) -> None:
@@ -151,20 +164,20 @@ def test_one_broken_folder_is_named_and_the_others_are_taken(tmp_path: Path, dam
     write_run(tmp_path, config(0.0))
     broken = write_run(tmp_path, config(1.0))
     damage(broken)
-    runs = by_id(collate_runs(tmp_path, PUBLISHED))
+    runs = by_id(collated(tmp_path, PUBLISHED))
     assert len(runs) == 2
     run = runs.pop(broken.path.name)
     assert run.status == "broken"
     assert "record.json" in run.reason
     assert "\n" not in run.reason
-    assert all(run.priced for run in runs.values())
+    assert all(run.energy_ratio for run in runs.values())
 
 
 def test_a_run_without_a_record_yet_is_running(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0))
     begun = write_run(tmp_path, config(1.0))
     begun.record.unlink()
-    run = by_id(collate_runs(tmp_path, PUBLISHED))[begun.path.name]
+    run = by_id(collated(tmp_path, PUBLISHED))[begun.path.name]
     assert (run.status, run.reason) == ("running", "no record yet: a process has it, or was killed")
 
 
@@ -172,7 +185,7 @@ def test_damaged_counts_keep_the_accuracy_and_say_so(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0))
     folder = write_run(tmp_path, config(1.0))
     folder.batches.write_bytes(folder.batches.read_bytes()[:-9])
-    run = by_id(collate_runs(tmp_path, PUBLISHED))[folder.path.name]
+    run = by_id(collated(tmp_path, PUBLISHED))[folder.path.name]
     assert run.status == "finished"
     assert run.energy_ratio is None
     assert run.accuracy is not None
@@ -188,7 +201,7 @@ def test_counts_of_an_absurd_size_are_named(tmp_path: Path) -> None:
     cells[column] = "9" * 308  # times 1950 it is more than a float holds
     folder.batches.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
     folder.write_record(folder.read_record())
-    run = by_id(collate_runs(tmp_path, PUBLISHED))[folder.path.name]
+    run = by_id(collated(tmp_path, PUBLISHED))[folder.path.name]
     assert run.energy_ratio is None
     assert "the counts make no sense" in run.reason
 
@@ -196,13 +209,13 @@ def test_counts_of_an_absurd_size_are_named(tmp_path: Path) -> None:
 def test_hardware_that_asks_for_other_counts_is_refused_in_its_own_words(tmp_path: Path) -> None:
     write_run(tmp_path, config(1.0))
     with pytest.raises(UserError, match=r"needs counts with meter\.batch=7, these have 100"):
-        collate_runs(tmp_path, PublishedHardware(batch=7))
+        collated(tmp_path, PublishedHardware(batch=7))
 
 
 def test_some_runs_metered_otherwise_are_left_out_and_named(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0))
     write_run(tmp_path, config(1.0, meter=MeterConfig(batch=50)), meter={"batch": 50, "threshold": 2.0**-126})
-    reasons = [run.reason for run in collate_runs(tmp_path, PUBLISHED)]
+    reasons = [run.reason for run in collated(tmp_path, PUBLISHED)]
     assert sorted(reason[:60] for reason in reasons) == [
         "",
         "hardware published needs counts with meter.batch=100, these h"[:60],
@@ -211,36 +224,22 @@ def test_some_runs_metered_otherwise_are_left_out_and_named(tmp_path: Path) -> N
 
 def test_folders_without_runs_and_missing_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs in there"):
-        collate_runs(tmp_path, PUBLISHED)
+        collated(tmp_path, PUBLISHED)
     with pytest.raises(UserError, match="no such folder"):
-        collate_runs(tmp_path / "nowhere", PUBLISHED)
+        collated(tmp_path / "nowhere", PUBLISHED)
 
 
 def test_a_run_folder_itself_and_folders_of_folders_are_found(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "results" / "a", config(0.0))
     write_run(tmp_path / "results" / "b", config(1.0))
-    assert len(collate_runs(folder.path, PUBLISHED)) == 1
-    assert len(collate_runs(tmp_path, PUBLISHED)) == 2
-
-
-def test_families_are_told_apart_by_what_differs(tmp_path: Path) -> None:
-    write_run(tmp_path, config(0.0))
-    write_run(tmp_path, config(1.0))
-    write_run(tmp_path, config(0.0, trainer=TrainerConfig(epochs=3)))
-    write_run(tmp_path, config(0.0, model="vgg16"))
-    families = [(run.model, run.lambda_, run.family) for run in collate_runs(tmp_path, PUBLISHED)]
-    assert families == [
-        ("resnet18", 0.0, "digits · resnet18, width 16"),
-        ("resnet18", 1.0, "digits · resnet18, width 16"),
-        ("resnet18", 0.0, "digits · resnet18, width 16, trainer.epochs=3"),
-        ("vgg16", 0.0, "digits · vgg16, width 16"),
-    ]
+    assert len(collated(folder.path, PUBLISHED)) == 1
+    assert len(collated(tmp_path, PUBLISHED)) == 2
 
 
 def test_names_from_folders_cannot_steer_a_terminal(tmp_path: Path) -> None:
     write_run(tmp_path, config(1.0, dataset="\x1b[2Jdigits\nx"), status="failed", reason="a\nb\x07\u202ec")
     hardware = FusedHardware(name="\x1b[2Jmine\n", multiply_pj=1.0)
-    (run,) = collate_runs(tmp_path, hardware)
+    (run,) = collated(tmp_path, hardware)
     assert run.hardware == "?[2Jmine?"
     assert run.dataset == "?[2Jdigits?x"
     assert run.reason == "a?b??c"
@@ -269,40 +268,28 @@ def test_a_cell_is_no_formula_and_steers_no_terminal(value: Scalar, shown: Scala
     assert cell(value) == shown
 
 
-def test_families_with_very_long_names_stay_apart(tmp_path: Path) -> None:
-    """They differ where the name is cut."""
-    long = {"determinants": {"a": "x" * 40, "b": "x" * 40, "c": "x" * 40, "d": "x" * 40, "e": "x" * 40, "f": "1"}}
-    other = {key: "y" + value[1:] for key, value in long["determinants"].items()}
-    for number, values in enumerate([long["determinants"], other, long["determinants"] | {"f": "2"}]):
-        write_run(tmp_path, config(float(number)), determinants=values)
-    families = [run.family for run in collate_runs(tmp_path, PUBLISHED)]
-    assert len(set(families)) == 3
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
 def test_a_closed_folder_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0))
     closed = write_run(tmp_path, config(1.0))
     closed.path.chmod(0)
     try:
-        run = by_id(collate_runs(tmp_path, PUBLISHED))[closed.path.name]
+        run = by_id(collated(tmp_path, PUBLISHED))[closed.path.name]
     finally:
         closed.path.chmod(0o700)
     assert run.status == "broken"
     assert "Permission denied" in run.reason
 
 
-def test_data_frame_has_the_tables_columns(tmp_path: Path) -> None:
-    write_sweep(tmp_path, (0, 1), (0,))
-    table = collate(tmp_path, PUBLISHED)
-    assert list(table["lambda"]) == [0.0, 1.0]
-    assert {"run_id", "energy_ratio", "energy_decrease_percent", "baseline_id", "folder"} <= set(table.columns)
+def test_csv_keeps_every_bit_and_leaves_nothing_empty() -> None:
+    third = pd.DataFrame({"a": [1 / 3, None], "b": pd.Series([7, None], dtype="Int64"), "c": ["=1", "x,y"]})
+    assert to_csv(third) == b'a,b,c\n0.3333333333333333,7,\'=1\n,,"x,y"\n'
 
 
 def test_the_runs_own_hardware_is_the_default(tmp_path: Path) -> None:
     write_run(tmp_path, config(1.0, hardware=FUSED))
     assert hardware_of([tmp_path]) == FUSED
-    (run,) = collate_runs(tmp_path, hardware_of([tmp_path]))
+    (run,) = collated(tmp_path, hardware_of([tmp_path]))
     assert (run.hardware, run.energy_floor) == ("mine", None)
 
 
@@ -322,36 +309,11 @@ def test_hardware_in_a_hostile_record_is_passed_over(tmp_path: Path) -> None:
         assert hardware_of([tmp_path]) == PublishedHardware()
 
 
-def test_layer_means_average_over_seeds(tmp_path: Path) -> None:
-    write_sweep(tmp_path, (1,), (0, 3))
-    layers = layer_means(collate_runs(tmp_path, PUBLISHED), PUBLISHED)
-    relu = next(layer for layer in layers if layer.name == "layer1.0.relu")
-    expected = [
-        sum(r.output_nonzeros for r in run_folders.counts(1, seed).select("test").layers if r.name == relu.name)
-        / (400 * 16 * 64)
-        for seed in (0, 3)
-    ]
-    assert relu.firing_rate == pytest.approx(sum(expected) / 2, rel=1e-12)
-    assert len(layers) == 25
-    total = sum(layer.energy_pj for layer in layers)
-    runs = collate_runs(tmp_path, PUBLISHED)
-    # the generated totals of a batch are whole numbers, so they differ in the seventh digit
-    assert total / 1e6 == pytest.approx(sum(run.energy_uj_per_image or math.nan for run in runs) / 2, rel=1e-6)
-
-
-def test_layers_of_runs_that_differ_are_refused_and_the_folder_is_named(tmp_path: Path) -> None:
-    write_run(tmp_path, config(1.0, seed=0), blocks=8)
-    other = write_run(tmp_path, config(1.0, seed=1), blocks=4)
-    with pytest.raises(UserError, match="its layers are others than those in") as error:
-        layer_means(collate_runs(tmp_path, PUBLISHED), PUBLISHED)
-    assert str(error.value).startswith(str(other.layers))
-
-
 @pytest.mark.long
 def test_many_folders_on_several_cores_give_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     run_folders.write_many(tmp_path, 60, blocks=2)
-    alone = collate_runs(tmp_path, FUSED)
-    monkeypatch.setattr("eat_runner.sweep.FOLDERS_PER_WORKER", 20)
+    alone = collate(tmp_path, FUSED)
+    monkeypatch.setattr("eat_runner.analysis.rows.FOLDERS_PER_WORKER", 20)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert collate_runs(tmp_path, FUSED) == alone
+    pd.testing.assert_frame_equal(collate(tmp_path, FUSED), alone)

@@ -5,13 +5,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from PIL import Image
-
 from eat_runner.pareto import Front, Setting, fronts
 from eat_runner.plots import LayerPanel, energy_figure, firing_figure, front_figure, save, setting_names
 from eat_runner.sweep import LayerMeans
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from PIL import Image
 from test_pareto import run
 
 HOSTILE = r"a$b_c^{x}$ \frac <script>&amp; -->"
