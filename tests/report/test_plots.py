@@ -4,14 +4,17 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
-from eat_runner.pareto import Front, Setting, fronts
-from eat_runner.plots import LayerPanel, energy_figure, firing_figure, front_figure, save, setting_names
-from eat_runner.sweep import LayerMeans
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from PIL import Image
-from test_pareto import run
+
+from eat_runner.analysis.columns import X, Y
+from eat_runner.analysis.layers import LayerPanel
+from eat_runner.analysis.pareto import Axes, Front, fronts
+from eat_runner.report.plots import energy_figure, firing_figure, front_figure, save
+from frames import run, table
 
 HOSTILE = r"a$b_c^{x}$ \frac <script>&amp; -->"
 
@@ -23,15 +26,23 @@ def example(family: str = "digits · resnet18") -> list[Front]:
         for lambda_, accuracy, energy in points
         for seed in (0, 1)
     ]
-    return fronts(runs)
-
-
-def layers(rate: float, names: int = 5) -> list[LayerMeans]:
-    return [LayerMeans(f"layer{i}.{HOSTILE}", "ReLU", rate / (i + 1), 3e6 * rate, 3e6) for i in range(names)]
+    return fronts(table(*runs))
 
 
 def panel(names: int = 5) -> LayerPanel:
-    return LayerPanel(HOSTILE, layers(0.5, names), layers(0.2, names), "ST", "EAT, λ 1")
+    rows = [
+        {
+            "name": f"layer{i}.{HOSTILE}",
+            "op": "ReLU",
+            "firing_rate_st": 0.5 / (i + 1),
+            "firing_rate_eat": 0.2 / (i + 1),
+            "energy_pj_st": 1.5e6,
+            "energy_pj_eat": 0.6e6,
+            "dense_pj": 3e6,
+        }
+        for i in range(names)
+    ]
+    return LayerPanel(HOSTILE, pd.DataFrame(rows), "ST", "EAT, λ 1")
 
 
 def texts(figure: Figure) -> list[str]:
@@ -80,7 +91,7 @@ def test_the_front_shows_everything_it_must() -> None:
     assert singles == pytest.approx([0.55, 0.56, 0.6, 0.61, 0.7, 0.71, 0.72, 0.73, 0.8, 0.81])
     assert front.selected is not None
     ring = [line for line in axes.lines if line.get_markersize() == 13]
-    assert [tuple(line.get_xdata()) for line in ring] == [pytest.approx((front.selected.energy_ratio,))]  # type: ignore[arg-type]
+    assert [tuple(line.get_xdata()) for line in ring] == [pytest.approx((0.605,))]  # type: ignore[arg-type]
     assert "hardware published (45 nm, batch 100)" in texts(figure)
 
 
@@ -97,24 +108,34 @@ def test_error_bars_are_the_standard_deviations() -> None:
 
 def test_labels_do_not_overlap() -> None:
     crowd = [run(0, 0.95, 0.8), *(run(i / 10, 0.949 - i * 1e-4, 0.8 - i * 1e-3) for i in range(1, 80))]
-    figure = front_figure(fronts(crowd), "")
+    figure = front_figure(fronts(table(*crowd)), "")
     boxes = [text.get_window_extent() for text in figure.axes[0].texts if isinstance(text, Annotation)]
     assert len(boxes) >= 10
     pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
     assert not [pair for pair in pairs if pair[0].overlaps(pair[1])]
 
 
-def test_names_say_what_differs_and_no_more() -> None:
-    assert list(setting_names([Setting([run(0, 1, 1)]), Setting([run(0.5, 1, 1)])]).values()) == ["λ 0", "λ 0.5"]
-    settings = [
-        Setting([run(1, 1, 1, sigma=1e-4, schedule="constant", setting_id="a")]),
-        Setting([run(1, 1, 1, sigma=0.01, schedule="constant", setting_id="b")]),
-    ]
-    assert setting_names(settings) == {"a": "λ 1, σ 1e-4", "b": "λ 1, σ 0.01"}
+def test_networks_that_share_a_front_have_a_marker_each_and_axes_their_names() -> None:
+    wide = {"network": "wide", "dense": 1000.0}
+    narrow = {"network": "narrow", "dense": 500.0, "energy_uj_per_image": 400.0, "energy": 400.0}
+    rows = [run(0, 0.95, 0.8, **wide), run(1, 0.94, 0.6, **wide), run(0, 0.9, 0.8, setting_id="n", **narrow)]
+    axes = Axes(X["energy"], Y["validation"])
+    figure = front_figure(fronts(table(*rows), axes=axes), "")
+    (panel,) = figure.axes
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("inference energy (µJ per image)", "validation accuracy (%)")
+    names = [text.get_text() for text in figure.legends[0].texts]
+    legend = dict(zip(names, figure.legends[0].get_lines(), strict=True))
+    markers = {name: legend[name].get_marker() for name in ("narrow", "wide")}
+    assert markers["narrow"] != markers["wide"]
+    sizes = {line: line.get_markersize() for line in panel.lines if line.get_marker() != "None"}
+    drawn = {(line.get_marker(), tuple(line.get_xdata())) for line, size in sizes.items() if size == 6}
+    assert drawn == {(markers["narrow"], (400.0,)), (markers["wide"], (800.0,))}
+    assert [text.get_text() for text in panel.texts].count("ST") == 2
+    assert not [line for line in panel.lines if line.get_linestyle() == "--"]  # a floor is of one network
 
 
 def test_many_families_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eat_runner.plots.MAX_PANELS", 3)
+    monkeypatch.setattr("eat_runner.report.plots.MAX_PANELS", 3)
     found = [front for number in range(5) for front in example(f"family {number}")]
     figure = front_figure(found, "caption")
     assert len([axes for axes in figure.axes if axes.axison]) == 3

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -40,16 +40,14 @@ def show(report: Report) -> None:
         print(plain(report, sys.stdout.encoding), flush=True)
         return
     console = Console(highlight=False)
-    for part in _parts(report, console.encoding, console.width):
-        console.print(part, crop=False)
+    console.print(Group(*_parts(report, console.encoding, console.width)), crop=False)
 
 
 def plain(report: Report, encoding: str = "utf-8") -> str:
     """The text without colours, its tables as wide as they are."""
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, color_system=None, highlight=False, legacy_windows=False)
-    for part in _parts(report, encoding, width=None):
-        console.print(part, crop=False)
+    console.print(Group(*_parts(report, encoding, width=None)), crop=False)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
