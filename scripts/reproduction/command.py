@@ -219,12 +219,16 @@ def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
     """Make every run that is not final, then those that another process had, which may have died. Waits for nobody. A
     run that fails fails alone."""
     todo = {run_folder(folder, identity).path: one.configs[identity] for one in planned for identity in one.todo}
-    # every cell at one sigma first, then the rest of the grid
-    ordered = sorted(todo.items(), key=lambda run: getattr(run[1].penalty, "sigma", SIGMA) != SIGMA)
+    # every cell at one sigma first, standard training among it, then the rest of the grid
+    ordered = sorted(todo.items(), key=lambda run: run[1].is_penalised and _sigma(run[1]) != SIGMA)
     before = {path: written(path) for path in todo}
     for _, config in ordered:
         run_job(config)
     take_over(dict(ordered), before)
+
+
+def _sigma(config: ExperimentConfig) -> float:
+    return getattr(config.penalty, "sigma", SIGMA)
 
 
 def exit_code(cells: Sequence[Cell], folder: Path) -> int:
