@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from eat_runner.cli.errors import one_line_errors
+from eat_runner.cli.stoppable import ensure_stdout
 from eat_runner.config.root import SELECTIONS
 from eat_runner.errors import UserError, printable
 
@@ -24,8 +25,7 @@ ACCURACIES = ("accuracy", "validation")
 
 def main() -> None:
     """Entry point of the console script."""
-    if sys.stdout is None:  # closed by who started us: the report is written all the same
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    ensure_stdout()
     with one_line_errors(PROGRAM):
         command(sys.argv[1:])
 

@@ -1,5 +1,6 @@
-"""How a command that trains ends: with an exit code that says what is left, also where a signal stops it."""
+"""How a command begins and ends that trains: whoever listens, and whatever stops it."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -11,12 +12,19 @@ from eat_runner.cli.errors import one_line_errors
 CONTINUE_ME = 75
 
 
+def ensure_stdout() -> None:
+    """What is printed goes nowhere where who started us has closed stdout (``>&-``): the work is done all the same."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
 def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinished: str = "stopped") -> NoReturn:
     """Call ``command`` with the arguments of this process and exit with what it returns; with CONTINUE_ME, and a line
     that says so, after SIGINT or SIGTERM. What takes long to import is best imported in there.
 
     unfinished: why there is more to do, where there is.
     """
+    ensure_stdout()
     stops: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -37,7 +37,7 @@ def show(report: Report) -> None:
     if sys.stdout is None:  # closed by who started us
         return
     if not sys.stdout.isatty():
-        print(plain(report, sys.stdout.encoding), flush=True)
+        print(plain(report, sys.stdout.encoding or "utf-8"), flush=True)
         return
     console = Console(highlight=False)
     console.print(Group(*_parts(report, console.encoding, console.width)), crop=False)
