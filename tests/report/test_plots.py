@@ -130,8 +130,15 @@ def test_networks_that_share_a_front_have_a_marker_each_and_axes_their_names() -
     sizes = {line: line.get_markersize() for line in panel.lines if line.get_marker() != "None"}
     drawn = {(line.get_marker(), tuple(line.get_xdata())) for line, size in sizes.items() if size == 6}
     assert drawn == {(markers["narrow"], (400.0,)), (markers["wide"], (800.0,))}
-    assert [text.get_text() for text in panel.texts].count("ST") == 2
+    assert {text.get_text() for text in panel.texts} == {"ST", "ST (reference)", "λ 1"}
     assert not [line for line in panel.lines if line.get_linestyle() == "--"]  # a floor is of one network
+
+
+def test_a_family_of_one_network_is_drawn_beside_one_of_several() -> None:
+    rows = [run(0, 0.95, 0.8), run(0, 0.9, 0.8, setting_id="n", network="narrow")]
+    alone = run(0, 0.5, 0.5, family="other", setting_id="o", network="alone")
+    figure = front_figure(fronts(table(*rows, alone), axes=Axes(X["energy"])), "")
+    assert [500.0] in [list(line.get_xdata()) for line in figure.axes[1].lines if line.get_markersize() == 6]
 
 
 def test_many_families_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

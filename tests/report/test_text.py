@@ -16,6 +16,7 @@ from eat_runner.config.hardware import PublishedHardware
 from eat_runner.report.text import fitting, plain, show, spelled
 from eat_runner.report.view import Report
 from frames import run, table
+from run_folders import write_sweep
 
 WIDE = "データ集合 · ネットワーク"
 ROOT = Path(__file__).parents[2]
@@ -131,8 +132,6 @@ def test_a_long_path_is_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("closed", [">&-", "> /dev/null"])
 def test_the_command_with_its_stdout_closed_writes_the_report(tmp_path: Path, closed: str) -> None:
-    from run_folders import write_sweep
-
     write_sweep(tmp_path, (0, 1), (0,))
     command = f"{sys.executable} -m eat_runner.cli.report {tmp_path} {closed}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
@@ -141,8 +140,6 @@ def test_the_command_with_its_stdout_closed_writes_the_report(tmp_path: Path, cl
 
 
 def test_a_real_terminal_of_80_columns(tmp_path: Path) -> None:
-    from run_folders import write_sweep
-
     write_sweep(tmp_path, (0, 1), (0, 1))
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": "80", "TERM": "xterm", "PYTHONIOENCODING": "ascii"}

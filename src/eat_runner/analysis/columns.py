@@ -349,5 +349,9 @@ AGAINST_REFERENCE = (
     ),
 )
 BY_KEY = {column.key: column for column in (*COLUMNS, *AGAINST_REFERENCE)}
+# what a family is. family: what shares everything but penalty, schedule, lambda, methods and seed; dataset: what shares
+# its images and its validation split, with whatever network and training
+BY = ("family", "dataset")
+# what a front's axes may be, under the names of --x and --y
 X = {column.option: column for column in BY_KEY.values() if column.option and column.better == SMALLER}
 Y = {column.option: column for column in BY_KEY.values() if column.option and column.better == LARGER}

@@ -13,9 +13,7 @@ from eat_runner.config.identity import digest
 from eat_runner.config.method import NONE
 from eat_runner.errors import printable
 
-# family: what shares everything but penalty, schedule, lambda, methods and seed; dataset: what shares its images and
-# its validation split, with whatever network and training
-BY = ("family", "dataset")
+# what runs of a family by data set share
 SPLIT = frozenset({"data", "dataset.name", "dataset.image_size", "dataset.validation"})
 NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 DESCRIBING = [column.key for column in COLUMNS if column.describes]
@@ -25,7 +23,7 @@ MEASURES = [column.key for column in (*COLUMNS, *AGAINST_REFERENCE) if column.me
 def label_families(runs: pd.DataFrame, by: str = "family") -> pd.DataFrame:
     """The runs with ``family``, a readable name of what they share, and ``network``, of what else tells them apart.
 
-    by: what a family is (BY). Runs that do not say what determined them share a family without a name.
+    by: what a family is (columns.BY). Runs that do not say what determined them share a family without a name.
     """
     groups: dict[Common, tuple[str, str]] = {}
     for common, dataset, model in zip(runs["common"], runs["dataset"], runs["model"], strict=True):

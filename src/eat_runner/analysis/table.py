@@ -22,7 +22,7 @@ LAST_BEFORE_KNOBS = "schedule"
 
 def collate(folders: Path | Sequence[Path], hardware: HardwareConfig, by: str = "family") -> pd.DataFrame:
     """All runs in and below ``folders``: a row a run (columns.COLUMNS, and knobs that vary), sorted, priced from their
-    counts. by: what a family is (families.BY).
+    counts. by: what a family is (columns.BY).
 
     A run that lies in several folders (merged from several machines) is taken once. Runs that are not finished have no
     energy; a folder whose files are damaged is a row of status ``broken``.

@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from eat_runner.analysis.columns import BY, X, Y
 from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.stoppable import ensure_stdout
 from eat_runner.config.root import SELECTIONS
 from eat_runner.errors import UserError, printable
 
 PROGRAM = "eat-report"
-# as in analysis/ (columns.X, columns.Y, families.BY), which takes longer to import than --help needs
-BY = ("family", "dataset")
-ENERGIES = ("ratio", "energy", "relative")
-ACCURACIES = ("accuracy", "validation")
 
 
 def main() -> None:
@@ -86,14 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--x",
-        choices=ENERGIES,
+        choices=X,
         help="energy: uJ per image; relative: to the reference, standard training; ratio: with / without zero-skipping "
         "of the same network (default: ratio by family; by dataset energy, relative where the prices are relative)",
     )
     parser.add_argument(
         "--y",
-        choices=ACCURACIES,
-        default=ACCURACIES[0],
+        choices=Y,
+        default="accuracy",
         help="accuracy on the test split, or on the validation split (default: %(default)s)",
     )
     parser.add_argument("--select", action="store_true", help="print the path of the selected run, and nothing else")

@@ -38,7 +38,7 @@ def write_report(
     """Collate the runs in ``folders``, price them with ``hardware``, and write tables and figures into ``output``
     (the first folder if None). Several processes may do so at once: the last one to write has seen every run.
 
-    by: what a family is (families.BY). axes: what its front compares.
+    by: what a family is (columns.BY). axes: what its front compares.
     Raises UserError as ``table.collate`` does and where no run has what the axes ask for, OSError where ``output``
     cannot be written.
     """
@@ -105,7 +105,8 @@ def _fronts(runs: pd.DataFrame, selection: str, axes: Axes | None) -> list[Front
 def _without_front(report: Report) -> list[str]:
     priced = report.runs.loc[is_priced(report.runs), "family"]
     absent = sorted(set(priced) - {front.family for front in report.fronts})
-    return [f"{family}: no front: its runs have no value for --x {report.axes.x.option}" for family in absent]
+    axes = f"--x {report.axes.x.option} --y {report.axes.y.option}"
+    return [f"{family}: no front: its runs do not have what {axes} asks for" for family in absent]
 
 
 def _lock(output: Path) -> AbstractContextManager[Any]:

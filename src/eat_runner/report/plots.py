@@ -134,9 +134,10 @@ def _settle(figure: Figure) -> None:
 
 
 def _network_markers(fronts: Sequence[Front]) -> dict[str, str]:
-    """A marker for each network, where networks share a front."""
-    several = [front.settings["network"] for front in fronts if front.settings["network"].nunique() > 1]
-    networks = sorted(set(pd.concat(several))) if several else []
+    """A marker for each network, where networks share a front; none where each front is one network's."""
+    if all(front.settings["network"].nunique() == 1 for front in fronts):
+        return {}
+    networks = sorted(set(pd.concat([front.settings["network"] for front in fronts])))
     return dict(zip(networks, cycle(NETWORK_MARKERS), strict=False))
 
 
@@ -154,9 +155,8 @@ def _draw_front(axes: Axes, front: Front, markers: Mapping[str, str]) -> None:
     )
     on_front, standard = settings["on_front"], settings["is_baseline"]
     axes.plot(*_points(front, settings[on_front]), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
-    for network, marker in markers.items() or [("", "")]:
-        own = settings["network"].isin([network]) if network else settings["n"] > 0
-        circle, diamond = marker or "o", marker or "D"
+    of_networks = [(settings["network"] == network, marker, marker) for network, marker in markers.items()]
+    for own, circle, diamond in of_networks or [(settings["n"] > 0, "o", "D")]:
         hollow = {"marker": circle, "markerfacecolor": "white", "markersize": 4.5}
         _means(axes, front, own & ~on_front & ~standard, color=GREY, **hollow, zorder=4)
         _means(axes, front, own & on_front & ~standard, color=EAT_COLOUR, marker=circle, markersize=5.5, zorder=5)
@@ -264,7 +264,7 @@ def _label(axes: Axes, front: Front) -> None:
     for name, row in wanted.to_dict("index").items():
         colour = ST_COLOUR if row["is_baseline"] else EAT_COLOUR if row["on_front"] else GREY
         text = axes.annotate(
-            "ST" if row["is_baseline"] else row["short"],
+            _standard_name(front, name) if row["is_baseline"] else row["short"],
             place[name],
             xytext=(0, 0),
             textcoords="offset points",
@@ -280,6 +280,11 @@ def _label(axes: Axes, front: Front) -> None:
                 break
         else:
             text.remove()
+
+
+def _standard_name(front: Front, name: str) -> str:
+    """Which of several trainings is the reference is said."""
+    return "ST (reference)" if name == front.reference and front.settings["is_baseline"].sum() > 1 else "ST"
 
 
 def _by_importance(front: Front) -> list[str]:

@@ -88,8 +88,6 @@ class Report:
         batch = f", batch {self.hardware.batch}" if self.hardware.batch else ""
         where = f"hardware {self.hardware.name} ({self.hardware.process_nm} nm{batch})"
         lines = [printable(f"{where} · {seeds} · {RULE_IN_SHORT[self.selection]}")]
-        if not self.axes.of_one_network:
-            lines += [f"{front.family}: {line}" for front in self.fronts if (line := reference_line(front))]
         return "\n".join([*lines, *missing(self.runs)[:1]])
 
     @property
@@ -136,7 +134,8 @@ def reference_line(front: Front) -> str:
 
 def hypervolume_line(front: Front) -> str:
     x, y = front.axes.x, front.axes.y
-    unskipped = "" if front.axes.of_one_network else ", what the reference needs without zero-skipping"
+    who = "the reference" if front.reference else "the largest network"
+    unskipped = "" if front.axes.of_one_network else f", what {who} needs without zero-skipping"
     against = f"against {y.in_words.format(0)} at {x.in_words.format(f'{front.worst:.5g}')}{unskipped}"
     return f"hypervolume {front.hypervolume:.4f}{x.unit} ({against})"
 
