@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ MAX_LABELS = 40  # labels of a panel: more would hide the points
 MAX_ERROR_BARS = 60  # of a kind of point, in a panel
 MAX_TICK_NAMES = 90  # layer names below an axis: beyond, every second, third, … is named
 PANEL_INCHES = (5.6, 4.0)
-NETWORK_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", "p")
+NETWORK_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", ".")
+LINE_INCHES = 0.2  # of a legend's line beyond the third
+LEGEND_INCHES, CHARACTER_INCHES = 0.6, 0.075  # of an entry, and of each character of its name
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -101,7 +103,10 @@ def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
             axes.set_ylabel(shown[0].axes.y.axis)
         for axes in [panels[(len(shown) - 1 - column) // columns, column] for column in range(columns)]:
             axes.set_xlabel(shown[0].axes.x.axis)
-        figure.legend(handles=_legend(shown, markers), loc="outside lower center", ncols=3 if columns == 1 else 6)
+        handles, most = _legend(shown, markers, width), 3 if columns == 1 else 6
+        beside = _legend_columns(handles, most, width) if markers else most
+        figure.set_figheight(height + 1.0 + LINE_INCHES * max(math.ceil(len(handles) / beside) - 3, 0))
+        figure.legend(handles=handles, loc="outside lower center", ncols=beside)
         _settle(figure)
         for axes, front in zip(panels.flat, shown, strict=False):
             _label(axes, front)
@@ -134,11 +139,13 @@ def _settle(figure: Figure) -> None:
 
 
 def _network_markers(fronts: Sequence[Front]) -> dict[str, str]:
-    """A marker for each network, where networks share a front; none where each front is one network's."""
+    """A marker for each network, where networks share a front; none where each front is one network's. Those on a front
+    come first, and the last marker is for all that are too many."""
     if all(front.settings["network"].nunique() == 1 for front in fronts):
         return {}
-    networks = sorted(set(pd.concat([front.settings["network"] for front in fronts])))
-    return dict(zip(networks, cycle(NETWORK_MARKERS), strict=False))
+    settings = pd.concat([front.settings for front in fronts])
+    networks = dict.fromkeys([*sorted(settings.loc[settings["on_front"], "network"]), *sorted(settings["network"])])
+    return {name: NETWORK_MARKERS[min(i, len(NETWORK_MARKERS) - 1)] for i, name in enumerate(networks)}
 
 
 def _draw_front(axes: Axes, front: Front, markers: Mapping[str, str]) -> None:
@@ -186,7 +193,11 @@ def _wrapped(title: str, width: int = 60) -> str:
     cut = title.rfind(", ", 0, width)
     cut = cut + 1 if cut > 0 else width
     rest = title[cut:].strip()
-    return f"{title[:cut]}\n{rest if len(rest) <= width else rest[: width - 1] + '…'}"
+    return f"{title[:cut]}\n{_cut(rest, width)}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _points(front: Front, rows: pd.DataFrame, suffix: str = "") -> tuple[list[float], list[float]]:
@@ -218,7 +229,7 @@ def _means(axes: Axes, front: Front, which: pd.Series, **style: Any) -> None:
     )
 
 
-def _legend(fronts: Sequence[Front], markers: Mapping[str, str]) -> list[Line2D]:
+def _legend(fronts: Sequence[Front], markers: Mapping[str, str], inches: float) -> list[Line2D]:
     def entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
         return Line2D([], [], label=label, linestyle=linestyle, **style)
 
@@ -242,8 +253,18 @@ def _legend(fronts: Sequence[Front], markers: Mapping[str, str]) -> list[Line2D]
         any(front.floor is not None for front in fronts),
     ]
     hollow = {"color": INK, "markerfacecolor": "white", "markersize": 5}
-    networks = [entry(network, marker=marker, **hollow) for network, marker in markers.items()]
+    named = dict(zip(NETWORK_MARKERS, markers, strict=False))
+    if len(markers) > len(NETWORK_MARKERS):
+        named[NETWORK_MARKERS[-1]] = "other networks"
+    longest = int((inches - LEGEND_INCHES) / CHARACTER_INCHES)
+    networks = [entry(_cut(network, longest), marker=marker, **hollow) for marker, network in named.items()]
     return [handle for handle, shown in zip(entries, there, strict=True) if shown] + networks
+
+
+def _legend_columns(handles: Sequence[Line2D], most: int, inches: float) -> int:
+    """As many as fit beside each other, at most so many."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    return max(1, min(most, int(inches / (LEGEND_INCHES + CHARACTER_INCHES * longest))))
 
 
 # labels: the first place around a point that nothing else has taken
