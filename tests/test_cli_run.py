@@ -66,7 +66,7 @@ Command = Callable[[str], int]
 
 
 class FakeReport(ModuleType):
-    """report.py without files; remembers where a report was asked for, with which hardware and selection."""
+    """eat_runner.report without files; remembers where a report was asked for, with which hardware and selection."""
 
     def __init__(self) -> None:
         super().__init__("eat_runner.report")

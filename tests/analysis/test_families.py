@@ -1,5 +1,6 @@
 """What shares a family, what a setting is called, and means over seeds."""
 
+import math
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -91,10 +92,8 @@ def test_means_and_deviations_over_seeds_against_plain_loops() -> None:
         assert setting["n"] == len(accuracies)
         assert setting["accuracy"] == fmean(accuracies)
         assert setting["energy_ratio"] == fmean(a / 2 for a in accuracies)
-        deviation = stdev(accuracies) if len(accuracies) > 1 else None
-        assert setting["accuracy_std"] == deviation or (
-            deviation is None and setting["accuracy_std"] != setting["accuracy_std"]
-        )
+        deviation = stdev(accuracies) if len(accuracies) > 1 else math.nan
+        assert setting["accuracy_std"] == pytest.approx(deviation, rel=0, abs=0, nan_ok=True)
     assert found.at["s0", "firing_rate"] == 0.25
     assert found[["firing_rate_std", "energy_floor"]].isna().all(axis=None)
 

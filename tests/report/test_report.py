@@ -406,6 +406,17 @@ def test_neither_torch_nor_hydra_is_imported(small: Path, tmp_path: Path) -> Non
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_help_waits_for_no_table_and_no_figure(command: str) -> None:
+    code = (
+        f"import sys; from eat_runner.cli.{command} import main; sys.argv = ['it', '--help']\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.long
 def test_it_runs_where_torch_is_not_installed(sweep: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
