@@ -6,41 +6,18 @@ on. Exit codes: 0 all is there; 1 a data set is missing or a run failed; 2 bad i
 still has runs: the same command continues.
 """
 
-import signal
-import sys
-from types import FrameType
+from collections.abc import Sequence
+
+from eat_runner.cli.stoppable import run_stoppable
 
 PROGRAM = "reproduce-paper"
-CONTINUE_ME = 75
 
 
-def main() -> None:
-    stops: list[int] = []
+def command(arguments: Sequence[str]) -> int:
+    from reproduction.command import command
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        stops.append(number)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        # imported here: it takes seconds, in which a signal can come, too
-        from eat_runner.cli.errors import one_line_errors
-        from reproduction.command import command
-
-        with one_line_errors(PROGRAM, stops):
-            code = command(sys.argv[1:], description=__doc__)
-    except SystemExit as end:
-        code = CONTINUE_ME if stops else end.code
-    except (KeyboardInterrupt, Exception):
-        # libraries that are stopped while they are imported turn the interrupt into errors of their own
-        if not stops:
-            raise
-        code = CONTINUE_ME
-    if code == CONTINUE_ME:
-        print(f"{PROGRAM}: not all is done: the same command continues", file=sys.stderr, flush=True)
-    sys.exit(code)
+    return command(arguments, description=__doc__)
 
 
 if __name__ == "__main__":
-    main()
+    run_stoppable(PROGRAM, command, unfinished="not all is done")

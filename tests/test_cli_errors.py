@@ -166,7 +166,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """Runs eat-run in this process, without an experiment; its exit code and what it wrote to stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     fake = Untouched("eat_runner.run")
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr(eat_runner, "experiment", fake, raising=False)

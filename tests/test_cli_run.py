@@ -68,7 +68,7 @@ Command = Callable[[str], int]
 
 
 class FakeReport(ModuleType):
-    """report.py without files; remembers where a report was asked for, with which hardware and selection."""
+    """eat_runner.report without files; remembers where a report was asked for, with which hardware and selection."""
 
     def __init__(self) -> None:
         super().__init__("eat_runner.report")
@@ -155,6 +155,17 @@ def test_a_failed_run_fails_alone(
     assert experiment.ran == [(0.0, 0), (5.0, 0), (2.0, 0)]
     assert len(report.asked) == 1
     assert capsys.readouterr().err.endswith(" failed: ValueError: boom\n")
+
+
+def test_a_reader_that_has_gone_takes_nothing_from_the_runs(
+    command: Command, report: FakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(made: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(report, "show", gone)
+    assert command("") == 0
+    assert len(report.asked) == 1
 
 
 def test_on_error_stop_ends_at_the_first(command: Command, experiment: FakeExperiment, report: FakeReport) -> None:

@@ -1,7 +1,7 @@
 """Files of somebody who means harm: nothing of theirs is run. What single parts do is in the tests of those parts.
 
-Archives and tables of data sets: test_data.py. Weights: test_models.py. Names and texts that are shown: test_sweep.py,
-test_report.py. Here the commands meet them.
+Archives and tables of data sets: test_data.py. Weights: test_models.py. Names and texts that are shown: analysis/,
+report/. Here the commands meet them.
 """
 
 import csv

@@ -14,18 +14,19 @@ import torch
 
 from eat_runner import models
 from eat_runner import run as experiment
+from eat_runner.analysis.repricing import weights_share
 from eat_runner.cli.compose import compose_experiment
-from eat_runner.config.hardware import FusedHardware, PublishedHardware
+from eat_runner.cli.run import compose_sweep
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.trainer import MeterConfig
-from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
-from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
+from eat_runner.report.latex import ESCAPES, NOTE, latex
+from eat_runner.report.view import table_of
 from run_folders import config, firing, write_run
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -44,7 +45,7 @@ from reproduction.cells import (  # noqa: E402
     Cell,
     Job,
     Plan,
-    jobs,
+    job,
     read_plan,
 )
 
@@ -97,8 +98,8 @@ def test_experiments_follow_the_papers_protocol(name: str) -> None:
 
 
 def grid(scale: str, name: str, data_dir: Path) -> list[tuple[float, float, int]]:
-    [job] = jobs(SCALES[scale], data_dir, [name])
-    return [(c.lambda_, c.penalty.sigma, c.seed) for c in reproduce.compose(job.overrides)]
+    composed = compose_sweep(job(SCALES[scale], name, data_dir).overrides)
+    return [(c.lambda_, c.penalty.sigma, c.seed) for c in composed]
 
 
 def test_the_grids(tmp_path: Path) -> None:
@@ -123,8 +124,8 @@ def test_captions_name_what_is_run(scale: str, kind: str, tmp_path: Path) -> Non
     caption = SCALES[scale].captions[kind].replace("by powers of ten", "1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7")
     numbers = set(caption.replace(",", " ").replace(";", " ").replace(".)", " ").replace(". ", " ").split())
     numbers |= {number.strip("().:") for number in numbers}
-    for job in jobs(SCALES[scale], tmp_path, [name for name, its_kind in EXPERIMENTS.items() if its_kind == kind]):
-        composed = reproduce.compose(job.overrides)
+    for name in (name for name, its_kind in EXPERIMENTS.items() if its_kind == kind):
+        composed = compose_sweep(job(SCALES[scale], name, tmp_path).overrides)
         if kind != CHOICES:
             assert {f"{c.lambda_:g}" for c in composed} <= numbers
             assert {f"{c.penalty.sigma:.0e}".replace("e-0", "e-") for c in composed} <= numbers
@@ -139,29 +140,28 @@ def test_captions_name_what_is_run(scale: str, kind: str, tmp_path: Path) -> Non
 
 
 def test_slim_says_what_it_changes(tmp_path: Path) -> None:
-    [cell, ablation] = jobs(SCALES["slim"], tmp_path, ["gtsrb_vgg16", "ablation_gtsrb"])
-    whole, part = reproduce.compose(cell.overrides)[0], reproduce.compose(ablation.overrides)[0]
+    cell, ablation = (job(SCALES["slim"], name, tmp_path) for name in ("gtsrb_vgg16", "ablation_gtsrb"))
+    whole, part = compose_sweep(cell.overrides)[0], compose_sweep(ablation.overrides)[0]
     assert (whole.model.width, whole.trainer.epochs, whole.trainer.batch_size, whole.threads) == (8, 11, 128, 1)
     assert (whole.trainer.lr_schedule, whole.dataset.validation, whole.dataset.train_limit) == ("onecycle", 0.1, 0)
     assert (part.trainer.epochs, part.dataset.train_limit) == (6, 10000)
 
 
 def test_cifar10_is_the_official_one_where_it_is_and_else_the_labelled_jpeg_copy(tmp_path: Path) -> None:
-    def job():
-        [found] = jobs(SCALES["slim"], tmp_path, ["cifar10_resnet18"])
-        return found
+    def made(**how: bool) -> Job:
+        return job(SCALES["slim"], "cifar10_resnet18", tmp_path, **how)
 
-    assert job().cell.dataset == "CIFAR-10"
+    assert made().cell.dataset == "CIFAR-10"
     (tmp_path / "CIFAR10-jpeg").mkdir()
-    [downloaded] = jobs(SCALES["slim"], tmp_path, ["cifar10_resnet18"], download=True)
+    downloaded = made(download=True)
     assert (downloaded.cell.dataset, downloaded.data_dir) == ("CIFAR-10", tmp_path)
-    jpeg = job()
-    assert (jpeg.cell.dataset, jpeg.cell.name) == (JPEG_LABEL, "cifar10_jpeg_resnet18")
+    jpeg = made()
+    assert jpeg.cell.dataset == JPEG_LABEL
     assert jpeg.data_dir == tmp_path / "CIFAR10-jpeg"
-    as_folder, official = reproduce.compose(jpeg.overrides)[0].dataset, compose_experiment(["dataset=cifar10"]).dataset
+    as_folder, official = compose_sweep(jpeg.overrides)[0].dataset, compose_experiment(["dataset=cifar10"]).dataset
     assert as_folder == replace(official, name="image_folder")
     (tmp_path / "cifar-10-python.tar.gz").touch()
-    assert job().cell.dataset == "CIFAR-10"
+    assert made().cell.dataset == "CIFAR-10"
 
 
 # --- tables from runs made by hand ---------------------------------------------------------------------------------
@@ -177,18 +177,20 @@ def handmade(folder: Path, lambdas=(0, 1, 2, 3), cell: str = "gtsrb_resnet18", *
         for lambda_ in lambdas:
             test, validation = (accuracy + 0.002 * seed for accuracy in ACCURACY[lambda_])
             accuracy = {"train": 1.0, "test": test, "validation": validation}
-            made = write_run(folder / RUNS / cell, config(lambda_, seed, "gtsrb"), accuracy=accuracy)
+            made = write_run(folder / RUNS, config(lambda_, seed, "gtsrb"), accuracy=accuracy)
             run_ids.append(made.path.name)
     values = {"dataset": "GTSRB", "paper_dataset": "GTSRB", "network": "ResNet18", "kind": "table1"}
-    here = Cell(experiment=cell, name=cell, run_ids=tuple(run_ids), **(values | changes))
-    absent = Cell(
-        "celeba_vgg16", "table1", "celeba_vgg16", "CelebA", "CelebA", "VGG16", (), "CelebA is not in data: get it"
-    )
+    here = Cell(experiment=cell, run_ids=tuple(run_ids), **(values | changes))
+    absent = Cell("celeba_vgg16", "table1", "CelebA", "CelebA", "VGG16", (), "CelebA is not in data: get it")
     kinds = (TABLE1, ABLATION, CHOICES)
     captions = dict.fromkeys(kinds, "Scale slim, small.")
     plan = Plan("slim", captions, dict.fromkeys(kinds, "small"), "make reproduce-paper", (here, absent))
     plan.write(folder)
     return plan
+
+
+def outcome(cell: Cell, folder: Path) -> tables.Outcome:
+    return tables.outcome(cell, tables.all_runs(folder))
 
 
 def test_table1_has_the_papers_row_and_ours_by_both_rules(tmp_path: Path) -> None:
@@ -216,29 +218,29 @@ def test_a_missing_data_set_is_a_row_that_says_how_to_get_it(tmp_path: Path) -> 
 def test_what_is_not_done_is_said(tmp_path: Path) -> None:
     plan = handmade(tmp_path)
     cell = replace(plan.cells[0], run_ids=(*plan.cells[0].run_ids, "gtsrb-missing"))
-    [row] = [row for row in tables.table1([tables.outcome(cell, tmp_path)]) if row["source"] == "ours, paper's rule"]
+    [row] = [row for row in tables.table1([outcome(cell, tmp_path)]) if row["source"] == "ours, paper's rule"]
     assert row["note"] == "8 of 9 runs done"
-    none = tables.outcome(replace(cell, name="elsewhere"), tmp_path)
+    none = outcome(cell, tmp_path / "elsewhere")
     assert none.note == "0 of 9 runs done"
 
 
 def test_runs_of_an_older_plan_are_left_out(tmp_path: Path) -> None:
     plan = handmade(tmp_path)
-    write_run(tmp_path / RUNS / "gtsrb_resnet18", config(2.5, 0, "gtsrb"))
-    found = tables.outcome(plan.cells[0], tmp_path)
-    assert {setting.lambda_ for setting in found.settings} == {0, 1, 2, 3}
+    write_run(tmp_path / RUNS, config(2.5, 0, "gtsrb"))
+    found = outcome(plan.cells[0], tmp_path)
+    assert {setting["lambda"] for setting in found.settings()} == {0, 1, 2, 3}
 
 
 def test_no_lambda_within_3_points_and_no_validation_split_are_said(tmp_path: Path) -> None:
     plan = handmade(tmp_path, lambdas=(0, 3))
-    rows = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    rows = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert [row["note"] for row in rows[1:]] == ["no lambda within 3 points of ST"] * 2
-    for run in (tmp_path / RUNS / "gtsrb_resnet18").iterdir():
+    for run in (tmp_path / RUNS).iterdir():
         values = json.loads((run / "record.json").read_text())
         (run / "record.json").unlink()
         chosen = config(values["config"]["lambda"], values["config"]["seed"], "gtsrb")
         write_run(run.parent, chosen, accuracy={"test": values["accuracy"]["test"], "validation": None, "train": 1.0})
-    rows = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    rows = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert rows[2]["note"] == "no validation split"
 
 
@@ -291,32 +293,6 @@ def test_no_skipping_isolates_the_compressed_storage(tmp_path: Path) -> None:
     assert ratio["fused, 45 nm"] < ratio["fused, 45 nm, no product skipped"] < 1
 
 
-def test_the_weights_share_of_one_layer_by_hand() -> None:
-    """10 images, 7 weights, 20 inputs and 5 outputs an image, 30 products an image; published: one batch of 10."""
-    layer = LayerCounts(
-        split="test",
-        call=0,
-        name="fc",
-        op="Linear",
-        kind=Kind.LINEAR,
-        producers=(-1,),
-        images=10,
-        input_elements=200,
-        output_elements=50,
-        weight_elements=7,
-        computations=300,
-        macs_valid=300,
-    )
-    batch = BatchCounts(split="test", batch=0, images=10)
-    counts = Counts(layers=[layer], batches=[batch], batch=10)
-    published = PublishedHardware(batch=10, dram_pj_per_value=2.0, multiply_pj=1.0)
-    assert tables.weights_share(counts, published) == pytest.approx(2 * 7 / (2 * (7 + 200 + 50) + 300))
-    prices = {"dram_pj_per_bit": 2.0, "buffer_pj_per_bit": 1.0, "multiply_pj": 1.0}
-    fused = FusedHardware(bits=4, input_bits=8, weight_reuse=2, **prices)
-    weights = 7 * 4 * (2 / 2 + 1)
-    assert tables.weights_share(counts, fused) == pytest.approx(weights / (weights + 20 * 8 * 2 + 5 * 4 * 1 + 30))
-
-
 def test_weights_cost_most_at_one_image_whatever_the_width(tmp_path: Path) -> None:
     """What docs/reproduction.md says of ResNet18 at 32 px: the part that fetching the weights takes at width 8 and 64,
     for each image and for a hundred. Weights and products both grow with the square of the width."""
@@ -326,7 +302,7 @@ def test_weights_cost_most_at_one_image_whatever_the_width(tmp_path: Path) -> No
         counts = measure(network, [torch.zeros(1, 3, 32, 32)], MeterConfig(batch=1))
         hardware = tables.hardware_list()
         for label in ("fused, 45 nm", "fused, 45 nm, weights shared by 100 images"):
-            shares[label, width] = tables.weights_share(counts, hardware[label])
+            shares[label, width] = weights_share(counts, hardware[label])
     page = (SCRIPTS.parent / "docs" / "reproduction.md").read_text(encoding="utf-8")
     one, hundred = (
         [shares[label, width] for width in (8, 64)] for label in dict.fromkeys(label for label, _ in shares)
@@ -334,28 +310,6 @@ def test_weights_cost_most_at_one_image_whatever_the_width(tmp_path: Path) -> No
     assert min(one) > 0.5 > max(hundred)
     assert f"{one[0]:.0%} at width 8 and {one[1]:.0%} at width 64".replace("%", " %") in page
     assert f"{hundred[0]:.0%} and {hundred[1]:.0%}".replace("%", " %") in page
-
-
-def test_other_batch_sizes_charge_the_parameters_more_often() -> None:
-    """100 images in batches of 20: five times 7 parameters (and 2 statistics, charged once more)."""
-    batch = BatchCounts(
-        split="test",
-        batch=0,
-        images=100,
-        input_elements=400,
-        input_nonzeros=100,
-        input_nonzeros_as_built=100,
-        input_nonzeros_all=100,
-        output_elements=200,
-        output_nonzeros=50,
-        parameter_elements=7,
-        parameter_nonzeros=7,
-        statistics_elements=2,
-        statistics_nonzeros=2,
-    )
-    smaller = tables.in_batches_of(Counts(batches=[batch], batch=100), 20)
-    hardware = PublishedHardware(batch=20, multiply_pj=0.0)
-    assert estimate(smaller, hardware).ratio == pytest.approx((5 * 9 + 150) / (5 * 9 + 600))
 
 
 def test_the_accounting_study_starts_from_table1(tmp_path: Path) -> None:
@@ -376,32 +330,14 @@ def test_the_ablation_has_a_row_a_setting_and_the_baseline_no_sigma(tmp_path: Pa
     assert rows[1]["accuracy"] == pytest.approx(fmean([0.93, 0.932]))
 
 
-def test_markdown_and_latex() -> None:
-    columns = (("name", lambda row: str(row["name"])), ("x %", report._real("x", 2)))
-    rows = [{"name": "a|b_c", "x": 1.0, "x_std": 0.5}, {"name": "d", "x": -0.001}]
-    assert report.markdown(rows, columns) == ("| name | x % |\n| --- | --- |\n| a\\|b_c | 1.00 ± 0.50 |\n| d | 0.00 |")
-    text = report.latex(rows, columns, "50 % & more")
-    assert r"\caption{50 \% \& more}" in text
-    assert r"a\textbar{}b\_c & 1.00 $\pm$ 0.50 \\" in text
-    assert text.count(r"\hline") == 3
-
-
-def test_latex_is_plain_text_with_notes_below_and_leaves_the_numbering_to_latex() -> None:
-    columns = (("name", lambda row: str(row["name"])), ("size", lambda row: "3 × 3, 10° … ± µλ – ≤ é"), report.NOTE)
-    rows = [{"name": "first", "note": "a long reason"}, {"name": "second", "note": "a long reason"}, {"name": "third"}]
-    text = report.latex(rows, columns, "Table 2: shape by σ")
-    assert text.replace("é", "").isascii()
-    assert r"\caption{Shape by $\sigma$}" in text
-    assert text.count("(1)") == 3  # at two rows and once below
-    assert text.count("a long reason") == 1
-
-
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex (Debian: texlive-latex-base)")
 def test_latex_compiles_and_fits_the_line(tmp_path: Path) -> None:
     names = report.TABLE1_COLUMNS, report.TABLE2_COLUMNS, report.CHOICES_COLUMNS, report.ACCOUNTING_COLUMNS
-    every = "".join(map(chr, report.LATEX))
+    every = "".join(map(chr, ESCAPES))
     row = {"dataset": every, "note": every, "hardware": "a long name " * 5, "st_ratio": 0.5, "st_ratio_std": 0.1}
-    tables_ = [report.latex([row] * 3, columns, f"50 % {every}", [every]) for columns in names]
+    tables_ = [
+        latex(table_of([row] * 3, {**columns, NOTE: report._note}), f"50 % {every}", [every]) for columns in names
+    ]
     head = "\\documentclass{article}\n\\usepackage{graphicx}\n\\begin{document}\n"
     (tmp_path / "all.tex").write_text("\n".join([head, *tables_, "\\end{document}\n"]), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
@@ -436,34 +372,34 @@ def test_tables_and_figures_come_from_files_without_torch(tmp_path: Path) -> Non
 
 def break_run(folder: Path, lambda_: float, seed: int, **record) -> RunFolder:
     """Put another record in the place of a hand-made run's."""
-    return write_run(folder / RUNS / "gtsrb_resnet18", config(lambda_, seed, "gtsrb"), **record)
+    return write_run(folder / RUNS, config(lambda_, seed, "gtsrb"), **record)
 
 
 def test_a_setting_whose_seed_diverged_is_not_selected(tmp_path: Path) -> None:
     """Without its worse seed 0, lambda 2 would be the pick of both rules."""
     plan = handmade(tmp_path)
     break_run(tmp_path, 2, 0, status="diverged")
-    [_, by_paper, _] = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    [_, by_paper, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert (by_paper["lambda"], by_paper["eat_seeds"], by_paper["note"]) == (1, 2, "7 of 8 runs done (1 diverged)")
 
 
 def test_why_nothing_is_selected_is_said_where_a_run_diverged_and_not_where_one_is_to_come(tmp_path: Path) -> None:
     plan = handmade(tmp_path, lambdas=(0, 2))
     break_run(tmp_path, 2, 0, status="diverged")
-    [_, row, _] = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    [_, row, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert row["note"] == "3 of 4 runs done (1 diverged); no lambda within 3 points of ST with every seed of it"
     break_run(tmp_path, 2, 0, status="failed")
-    [_, row, _] = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    [_, row, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert row["note"] == "3 of 4 runs done (1 failed)"
 
 
 def test_the_seeds_of_a_row_are_those_that_it_has(tmp_path: Path) -> None:
     plan = handmade(tmp_path)
     break_run(tmp_path, 0, 0, status="diverged")
-    [_, row, _] = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    [_, row, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert (row["st_seeds"], row["eat_seeds"], report._seeds(row)) == (1, 2, "ST 1, EAT 2")
     break_run(tmp_path, 0, 1, status="diverged")
-    [_, row, _] = tables.table1([tables.outcome(plan.cells[0], tmp_path)])
+    [_, row, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert row["note"] == "6 of 8 runs done (2 diverged); no standard training: it diverged"
 
 
@@ -471,13 +407,13 @@ def test_fronts_mark_what_the_table_selects(tmp_path: Path) -> None:
     [one] = tables.outcomes(handmade(tmp_path), tmp_path, TABLE1)[:1]
     table = {row["source"]: row.get("lambda") for row in tables.table1([one])}
     for rule in ("paper", "validation"):
-        marked = [row["lambda"] for row in tables.front_rows(one) if row[f"selected_{rule}"]]
-        assert marked == [table[tables.RULES[rule]]]
+        rows = tables.front_rows(one)
+        assert list(rows.loc[rows[f"selected_{rule}"], "lambda"]) == [table[tables.RULES[rule]]]
 
 
 def test_a_damaged_file_is_a_row_that_says_so(tmp_path: Path) -> None:
     handmade(tmp_path)
-    damaged = next((tmp_path / RUNS / "gtsrb_resnet18").glob("*lambda2-seed1*")) / "layers.csv"
+    damaged = next((tmp_path / RUNS).glob("*lambda2-seed1*")) / "layers.csv"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     text = report.write(tmp_path)
     assert "README.md" in text
@@ -490,7 +426,7 @@ def test_a_damaged_file_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "figure1.png").exists()
     batches = damaged.with_name("batches.csv")
     batches.write_bytes(batches.read_bytes()[:-1])
-    note = tables.outcome(read_plan(tmp_path).cells[0], tmp_path).note
+    note = outcome(read_plan(tmp_path).cells[0], tmp_path).note
     assert note.startswith(f"7 of 8 runs done; {batches} is damaged")
 
 
@@ -509,7 +445,7 @@ def test_a_full_plan_counts_by_its_finished_runs(tmp_path: Path) -> None:
     """A plan alone is no run; one of two finished is said; both are the full scale."""
     handmade(tmp_path / "slim")
     full = handmade(tmp_path / "full", lambdas=(0,))
-    runs = sorted((tmp_path / "full" / RUNS / "gtsrb_resnet18").iterdir())
+    runs = sorted((tmp_path / "full" / RUNS).iterdir())
     for run in runs:
         (run / "record.json").unlink()
     page = report._Page(tmp_path / "slim", full.__class__("slim", {}, {}, ""))
@@ -524,9 +460,7 @@ def test_a_full_plan_counts_by_its_finished_runs(tmp_path: Path) -> None:
 def test_a_run_of_two_cells_is_counted_once_in_what_made_the_numbers(tmp_path: Path) -> None:
     plan = handmade(tmp_path)
     here = plan.cells[0]
-    for identity in here.run_ids:
-        reproduce.take_over(tmp_path / RUNS, "again", identity)
-    replace(plan, cells=(here, replace(here, name="again", kind=CHOICES))).write(tmp_path)
+    replace(plan, cells=(here, replace(here, kind=CHOICES))).write(tmp_path)
     report.write(tmp_path)
     made = json.loads((tmp_path / "provenance.json").read_text())["made_by"]
     assert sum(maker["runs"] for maker in made) == 8
@@ -539,11 +473,11 @@ def test_layer_figures_show_the_shares_of_the_counts(tmp_path: Path) -> None:
     panel = figures.layer_panel(one, load_hardware("published"))
     assert panel is not None
     assert (panel.st_label, panel.eat_label) == ("ST (mean of 2 seeds)", "EAT, λ 2, σ 0.0001 (mean of 2 seeds)")
-    rows = {row["name"]: row for row in figures.layer_rows([panel])}
+    rows = figures.layer_rows([panel]).set_index("name")
     for name, lambda_ in (("firing_rate_st", 0), ("firing_rate_eat", 2)):
         expected = fmean(firing(lambda_, seed) for seed in (0, 1))
-        assert rows["layer1.0.relu"][name] == pytest.approx(expected, abs=1e-5)
-        assert rows["layer1.0.conv"][name] == 1
+        assert rows.at["layer1.0.relu", name] == pytest.approx(expected, abs=1e-5)
+        assert rows.at["layer1.0.conv", name] == 1
     fallen = figures.fallen_most(panel)
     assert fallen.startswith("ReLU -")
     assert "BatchNorm2d +0.0" in fallen
@@ -577,7 +511,7 @@ def test_a_panel_of_little_but_st_does_not_zoom_in(tmp_path: Path) -> None:
     low, high = figure.axes[0].get_ylim()
     assert high - low >= 5
     two = tables.outcomes(handmade(tmp_path), tmp_path, TABLE1)[0]
-    drawn = figures.front_figure([replace(two.fronts[0], selected=two.picks["paper"])], "paper's rule", "caption")
+    drawn = figures.front_figure([figures.picked(two, "paper")], "paper's rule", "caption")
     assert "selected (paper's rule)" in [text.get_text() for text in drawn.legends[0].get_texts()]
 
 
@@ -608,13 +542,13 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert reproduce.exit_code([here, absent], tmp_path) == 1
     unfinished = replace(here, run_ids=(*here.run_ids, "never-run"))
     assert reproduce.exit_code([unfinished, absent], tmp_path) == 75
-    failed = write_run(tmp_path / RUNS / "gtsrb_resnet18", config(7, 0, "gtsrb"), status="failed")
+    failed = write_run(tmp_path / RUNS, config(7, 0, "gtsrb"), status="failed")
     assert reproduce.exit_code([replace(here, run_ids=(*here.run_ids, failed.path.name))], tmp_path) == 1
 
 
 def test_a_damaged_record_stops_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, _ = handmade(tmp_path / "slim").cells
-    record = tmp_path / "slim" / RUNS / here.name / here.run_ids[0] / "record.json"
+    record = tmp_path / "slim" / RUNS / here.run_ids[0] / "record.json"
     record.write_text("{")
     assert reproduce.exit_code([here], tmp_path / "slim") == 1
     assert capsys.readouterr().err == f"reproduce-paper: {record} is damaged: delete it to repeat the run\n"
@@ -635,16 +569,6 @@ def test_finished_runs_that_a_new_plan_has_no_place_for_are_not_forgotten(tmp_pa
     with pytest.raises(UserError, match=r"holds 2 finished runs of gtsrb_resnet18 that this plan has no place for"):
         reproduce.refuse_to_forget([replace(here, run_ids=(*here.run_ids[2:], "another"))], tmp_path)
     reproduce.refuse_to_forget([here], tmp_path / "no_plan_yet")
-
-
-def test_a_run_that_another_cell_has_is_taken_over(tmp_path: Path) -> None:
-    made = write_run(tmp_path / "one", config(1, 0))
-    failed = write_run(tmp_path / "one", config(2, 0), status="failed")
-    (tmp_path / "two").mkdir()
-    for run in (made, failed):
-        reproduce.take_over(tmp_path, "two", run.path.name)
-    assert [path.name for path in (tmp_path / "two").iterdir()] == [made.path.name]
-    assert (tmp_path / "two" / made.path.name / "record.json").read_bytes() == made.record.read_bytes()
 
 
 @pytest.mark.parametrize(("gpu", "default"), [(True, "full"), (False, "slim")])
@@ -669,7 +593,7 @@ def test_the_full_scale_is_in_bf16_on_a_gpu(
     tmp_path: Path, scale: str, gpu: bool, kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 1.0)])
-    cell = Cell("demo", kind, "demo", "digits", "GTSRB", "ResNet18")
+    cell = Cell("demo", kind, "digits", "GTSRB", "ResNet18")
     job = Job(cell, ("experiment=demo", "model.width=2"), tmp_path / "data")
     planned = reproduce.plan_cell(job, SCALES[scale], tmp_path, gpu, download=False)
     assert {config.trainer.precision for config in planned.configs.values()} == {precision}
@@ -679,27 +603,30 @@ def test_the_full_scale_is_in_bf16_on_a_gpu(
 def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[tuple[str, float, float]] = []
+    made: list[tuple[int, float, float]] = []
 
     def run(config: ExperimentConfig) -> RunRecord:
-        made.append((config.name, config.penalty.sigma, config.lambda_))
-        return RunRecord(run_id="", status="finished")
+        made.append((config.seed, config.penalty.sigma if config.lambda_ else 0.0, config.lambda_))
+        folder = experiment.locate(config).folder
+        folder.create()
+        folder.write_record(RunRecord(run_id=folder.path.name, status="finished"))
+        return folder.read_record()
 
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
-    overrides = ("experiment=demo", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1", "seed=0")
-    todo = [Job(Cell(n, TABLE1, n, "digits", "GTSRB", "ResNet18"), overrides, tmp_path / "data") for n in "ab"]
+    overrides = ("experiment=demo", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1")
+    cells = [Cell(f"seed {seed}", TABLE1, "digits", "GTSRB", "ResNet18") for seed in (0, 1, 1)]  # two are the same
+    todo = [Job(cell, (*overrides, f"seed={cell.experiment[-1]}"), tmp_path / "data") for cell in cells]
     reproduce.run_all(reproduce.plan_all(todo, SCALES["smoke"], tmp_path, False, False), tmp_path)
-    made = [(name, sigma if lambda_ else 0.0, lambda_) for name, sigma, lambda_ in made]
-    first = [("a", 0.0, 0), ("a", 1e-4, 1), ("b", 0.0, 0), ("b", 1e-4, 1)]
-    assert made == [*first, ("a", 1e-2, 1), ("b", 1e-2, 1)]  # standard training has no sigma: it is run once
+    first = [(0, 0.0, 0), (0, 1e-4, 1), (1, 0.0, 0), (1, 1e-4, 1)]
+    assert made == [*first, (0, 1e-2, 1), (1, 1e-2, 1)]  # standard training has no sigma: it is run once
 
 
 def test_runs_that_another_cell_makes_are_not_estimated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
-    cell = Cell("demo", CHOICES, "demo", "digits", "GTSRB", "ResNet18")
+    cell = Cell("demo", CHOICES, "digits", "GTSRB", "ResNet18")
     job = Job(cell, ("experiment=demo", "model.width=2", "lambda=0,1", "seed=0"), tmp_path / "data")
-    more = Job(replace(cell, name="more"), (*job.overrides[:2], "lambda=0,1,2", "seed=0"), job.data_dir)
+    more = Job(replace(cell, experiment="more"), (*job.overrides[:2], "lambda=0,1,2", "seed=0"), job.data_dir)
     planned = reproduce.plan_all([job, more], SCALES["smoke"], tmp_path, False, False)
     assert [one.seconds for one in planned] == [6.0, 3.0]
     assert reproduce.summary(planned).startswith("3 runs, 0 done, 3 to do, about 9 s")
@@ -712,7 +639,7 @@ def test_without_its_data_a_cell_keeps_the_runs_that_it_has(tmp_path: Path) -> N
     broken = break_run(tmp_path, 3, 1, status="interrupted")
     kept = reproduce._without_data(bare, tmp_path, "gone")
     assert kept == replace(plan.cells[0], missing="gone")
-    rows = tables.table1([tables.outcome(kept, tmp_path)])
+    rows = tables.table1([outcome(kept, tmp_path)])
     assert rows[1]["lambda"] == 2
     assert rows[1]["note"] == "7 of 8 runs done (1 interrupted); the others cannot be run: gone"
     assert reproduce.exit_code([kept], tmp_path) == 1  # going on would not help
@@ -727,7 +654,7 @@ def test_a_jpeg_copy_says_how_many_images_it_holds(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     content = reproduce._content(tmp_path)
     assert content == "3 training and 2 test images in 2 classes"
-    cell = Cell("cifar10_vgg16", TABLE1, "c", JPEG_LABEL, "CIFAR-10", "VGG16", content=content)
+    cell = Cell("cifar10_vgg16", TABLE1, JPEG_LABEL, "CIFAR-10", "VGG16", content=content)
     said = report._jpeg_copy([tables.Outcome(cell)])
     assert f"{content} (CIFAR-10 has 50,000 training and 10,000 test images in 10 classes)" in said
     whole = replace(cell, content="50,000 training and 10,000 test images in 10 classes")
@@ -753,7 +680,7 @@ runpy.run_path({str(SCRIPTS / "reproduce.py")!r}, run_name="__main__")
     assert done.returncode == 75, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith("reproduce-paper: not all is done: the same command continues\n")
-    assert not list(tmp_path.glob("smoke/runs/*/*/record.json"))
+    assert not list(tmp_path.glob("smoke/runs/*/record.json"))
 
 
 def test_smoke_stops_and_goes_on_to_the_end(
@@ -773,7 +700,7 @@ def test_smoke_stops_and_goes_on_to_the_end(
     monkeypatch.setattr(experiment, "run", stopped_after_two)
     assert reproduce.command(arguments) == 75
     monkeypatch.undo()
-    first = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/record.json")}
+    first = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
     assert len(first) == 2
     capsys.readouterr()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 AT_MOST, AT_LEAST = "at most", "at least"
 
@@ -111,7 +112,8 @@ def read(path: Path) -> list[Figure]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = {f.name: int if f.name == "repetitions" else float for f in fields(Figure) if f.type is not str}
-    return [Figure(**row | {k: number(row[k]) if row[k] else None for k, number in numbers.items()}) for row in rows]
+    values: list[dict[str, Any]] = [{k: numbers.get(k, str)(v) if v else None for k, v in row.items()} for row in rows]
+    return [Figure(**row) for row in values]
 
 
 COLUMNS = "figure | network | goal | median | smallest to largest | n | unit | verdict"

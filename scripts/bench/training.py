@@ -108,8 +108,8 @@ def _time_variants(network: Network, sizes: Sizes, rounds: int) -> dict[str, lis
         "two passes": partial(two_pass_step, copies["two passes"], SIGMA, LAMBDA),
     }
     for name, scope in SCOPES.items():
-        steps[name] = step_of(copies[name], observer_of(copies[name], scope).__enter__())
-        steps[f"{name}, with value"] = partial(steps[name], value=True)
+        step = step_of(copies[name], observer_of(copies[name], scope).__enter__())
+        steps |= {name: step, f"{name}, with value": partial(step, value=True)}
     for name, scope in ADDITIONS.items():
         steps[name] = partial(_add_all, _penalised_outputs(network, sizes, scope))
     return interleaved(steps, rounds)

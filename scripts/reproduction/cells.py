@@ -5,12 +5,12 @@ and figures can be made from files alone.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from eat_runner.errors import UserError
-from eat_runner.records import write_atomically
+from eat_runner.records import RunFolder, write_atomically
 
 PLAN = "plan.json"
 RUNS = "runs"
@@ -144,13 +144,12 @@ SMOKE_IMAGES = {"gtsrb": 128, "cifar10": 160, "celeba": 192}
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment at a scale. name: its folder below runs/. dataset: what it is called wherever it is named.
-    paper_dataset: the paper's data set that it stands beside. run_ids: every run that it needs, in order. missing: why
-    it cannot be run (further), and how to get what it needs. content: what a copy of a data set holds."""
+    """An experiment at a scale. dataset: what it is called wherever it is named. paper_dataset: the paper's data set
+    that it stands beside. run_ids: every run that it needs, in order. missing: why it cannot be run (further), and how
+    to get what it needs. content: what a copy of a data set holds."""
 
     experiment: str
     kind: str
-    name: str
     dataset: str
     paper_dataset: str
     network: str
@@ -180,17 +179,26 @@ class Plan:
 
 def read_plan(folder: Path) -> Plan:
     """UserError where there is none, or it is no plan. One of an earlier version has no captions: it gets today's."""
-    path = folder / PLAN
+    path, keys = folder / PLAN, {f.name for f in fields(Cell)}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        cells = tuple(Cell(**(cell | {"run_ids": tuple(cell["run_ids"])})) for cell in values["cells"])
+        cells: list[Cell] = []
+        for cell in values["cells"]:
+            known: dict[str, Any] = {key: value for key, value in cell.items() if key in keys}
+            known["run_ids"] = tuple(known["run_ids"])
+            cells.append(Cell(**known))
         today = SCALES[values["scale"]]
         captions, briefs = values.get("captions", today.captions), values.get("briefs", today.briefs)
-        return Plan(today.name, captions, briefs, values["command"], cells)
+        return Plan(today.name, captions, briefs, values["command"], tuple(cells))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): run make reproduce-paper first") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged: delete it and run make reproduce-paper again") from error
+
+
+def run_folder(folder: Path, run_id: str) -> RunFolder:
+    """Where a run of a scale lies: cells that need the same run share it."""
+    return RunFolder(folder / RUNS / run_id)
 
 
 @dataclass(frozen=True)
@@ -202,18 +210,12 @@ class Job:
     data_dir: Path
 
 
-def jobs(
-    scale: Scale, data_dir: Path, experiments: Sequence[str] = tuple(EXPERIMENTS), download: bool = False
-) -> list[Job]:
-    """Every cell of a scale, without run ids: those need the data. download: so no copy stands in for CIFAR-10."""
-    return [_job(scale, experiment, data_dir, download) for experiment in experiments]
-
-
-def _job(scale: Scale, experiment: str, data_dir: Path, download: bool) -> Job:
+def job(scale: Scale, experiment: str, data_dir: Path, download: bool = False) -> Job:
+    """A cell of a scale, without run ids: those need the data. download: so no copy stands in for CIFAR-10."""
     kind = EXPERIMENTS[experiment]
     dataset = next((name for name in DATASETS if name in experiment), "gtsrb")
     network = next((name for name in NETWORKS if name in experiment), "resnet18")
-    cell = Cell(experiment, kind, experiment, DATASETS[dataset], DATASETS[dataset], NETWORKS[network])
+    cell = Cell(experiment, kind, DATASETS[dataset], DATASETS[dataset], NETWORKS[network])
     overrides = (f"experiment=paper/{experiment}", *scale.overrides.get(kind, ()))
     if scale.name == "smoke":
         cell = replace(cell, dataset=f"digits in place of {DATASETS[dataset]}")
@@ -221,9 +223,7 @@ def _job(scale: Scale, experiment: str, data_dir: Path, download: bool) -> Job:
     jpeg = data_dir / JPEG_COPY
     official = download or any((data_dir / name).exists() for name in OFFICIAL_CIFAR10)
     if dataset == "cifar10" and jpeg.is_dir() and not official:
-        name = experiment.replace("cifar10", "cifar10_jpeg")
-        cell = replace(cell, name=name, dataset=JPEG_LABEL)
         # image size and augmentation of conf/dataset/cifar10.yaml
         as_folder = ("dataset=image_folder", "dataset.image_size=32", "dataset.crop_padding=4")
-        return Job(cell, (*overrides, *as_folder, "dataset.rotation_degrees=10"), jpeg)
+        return Job(replace(cell, dataset=JPEG_LABEL), (*overrides, *as_folder, "dataset.rotation_degrees=10"), jpeg)
     return Job(cell, overrides, data_dir)

@@ -1,25 +1,23 @@
 """The command itself: what is planned, run and reported. Needs torch for everything but ``--report-only``."""
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eat_runner.cli.run import CONTINUE_ME, RUN_FAILED, run_hydra, status
+from eat_runner.cli.run import CONTINUE_ME, RUN_FAILED, compose_sweep, run_job, status, take_over, written
 from eat_runner.config.identity import run_id
 from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
-from eat_runner.records import FINAL, RunFolder
+from eat_runner.records import FINAL
 from reproduction import report
 from reproduction.cells import (
     CHOICES,
+    EXPERIMENTS,
     JPEG_COPY,
     JPEG_LABEL,
     PLAN,
@@ -30,12 +28,14 @@ from reproduction.cells import (
     Job,
     Plan,
     Scale,
-    jobs,
+    job,
     read_plan,
+    run_folder,
 )
 
 PROGRAM = "reproduce-paper"
 DAMAGED = "damaged"
+SIGMA = L0Config().sigma
 
 
 def command(arguments: Sequence[str], description: str | None = None) -> int:
@@ -50,9 +50,8 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
     folder: Path = options.results / scale.name
     where = f"({'a' if on_gpu else 'no'} CUDA GPU), results in {folder}"
     print(f"{PROGRAM}: scale {scale.name} {where}", *dict.fromkeys(scale.captions.values()), sep="\n", flush=True)
-    planned = plan_all(
-        jobs(scale, options.data_dir, download=options.download), scale, folder, on_gpu, options.download
-    )
+    jobs = [job(scale, experiment, options.data_dir, options.download) for experiment in EXPERIMENTS]
+    planned = plan_all(jobs, scale, folder, on_gpu, options.download)
     cells = tuple(one.cell for one in planned)
     refuse_to_forget(cells, folder)
     Plan(scale.name, scale.captions, scale.briefs, f"make reproduce-paper SCALE={scale.name}", cells).write(folder)
@@ -60,7 +59,7 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
     try:
         run_all(planned, folder)
     except SystemExit as stopped:
-        print(f"{PROGRAM}: stopped: the same command continues; --report-only shows what is done", file=sys.stderr)
+        print(f"{PROGRAM}: stopped: --report-only shows what is done", file=sys.stderr)
         return CONTINUE_ME if stopped.code == CONTINUE_ME else RUN_FAILED
     print(report.write(folder), flush=True)
     return exit_code(cells, folder)
@@ -83,11 +82,14 @@ def refuse_to_forget(cells: Sequence[Cell], folder: Path) -> None:
         before = read_plan(folder).cells
     for cell in before:
         others = set(cell.run_ids) - now.get(cell.experiment, set())
-        if lost := sum(_status(_run_folder(folder, cell, identity)) == "finished" for identity in others):
+        if lost := sum(_status(folder, identity) == "finished" for identity in others):
             raise UserError(
-                f"{folder} holds {lost} finished runs of {cell.name} that this plan has no place for (made with other "
-                "settings, or of other data): give another --results, or move the folder away"
+                f"{folder} holds {lost} finished runs of {cell.experiment} that this plan has no place for (made with "
+                "other settings, or of other data): give another --results, or move the folder away"
             )
+
+
+# --- planning ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -96,54 +98,48 @@ class PlannedCell:
     those of runs that another cell makes, too."""
 
     cell: Cell
-    configs: dict[str, ExperimentConfig]
+    configs: dict[str, ExperimentConfig] = field(default_factory=dict[str, ExperimentConfig])
     todo: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
-def plan_all(todo: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, download: bool) -> list[PlannedCell]:
+def plan_all(jobs: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, download: bool) -> list[PlannedCell]:
     """Plan every cell, and say so line by line: the first looks at the data and steps can take minutes."""
-    width = max(len(_title(job.cell)) for job in todo)
+    width = max(len(_title(one.cell)) for one in jobs)
     planned: list[PlannedCell] = []
-    elsewhere: set[str] = set()
-    for job in todo:
-        one = plan_cell(job, scale, folder, on_gpu, download, elsewhere)
-        print(f"  {_title(one.cell):{width}}  {_state(one, folder)}", flush=True)
-        planned.append(one)
-        elsewhere |= set(one.cell.run_ids)
+    for one in jobs:
+        elsewhere = {identity for earlier in planned for identity in earlier.cell.run_ids}
+        planned.append(plan_cell(one, scale, folder, on_gpu, download, elsewhere))
+        print(f"  {_title(planned[-1].cell):{width}}  {_state(planned[-1], folder)}", flush=True)
     return planned
 
 
 def plan_cell(
-    job: Job, scale: Scale, folder: Path, on_gpu: bool, download: bool, elsewhere: AbstractSet[str] = frozenset()
+    one: Job, scale: Scale, folder: Path, on_gpu: bool, download: bool, elsewhere: set[str] | None = None
 ) -> PlannedCell:
     """What a cell needs; where its data are missing, the runs of an earlier plan, or the reason. elsewhere: runs that
     other cells make first."""
     from eat_runner import run as experiment
 
-    changes: dict[str, Any] = {"download": download, "data_dir": str(job.data_dir)}
-    changes |= {"results_dir": str(folder / RUNS), "name": job.cell.name}
-    configs = [replace(config, **changes) for config in compose(job.overrides)]
-    if scale.name == "full" and on_gpu and job.cell.kind != CHOICES:
+    changes: dict[str, Any] = {"download": download, "data_dir": str(one.data_dir)}
+    changes |= {"results_dir": str(folder), "name": RUNS}
+    configs = [replace(config, **changes) for config in compose_sweep(one.overrides)]
+    if scale.name == "full" and on_gpu and one.cell.kind != CHOICES:
         # the paper names no precision, and bf16 takes half the time
         configs = [replace(c, trainer=replace(c.trainer, precision="bf16")) for c in configs]
     try:
         located = experiment.locate(configs[0])
         experiment.build_or_error(located)  # so that a UserError is this cell's
-        fingerprint = located.dataset.fingerprint
-        content = _content(job.data_dir) if job.cell.dataset == JPEG_LABEL else ""
+        content = _content(one.data_dir) if one.cell.dataset == JPEG_LABEL else ""
     except UserError as error:
-        return PlannedCell(_without_data(job.cell, folder, _how_to_get(error)), {})
-    by_id = {run_id(config, fingerprint): config for config in configs}
-    cell = replace(job.cell, run_ids=tuple(by_id), content=content)
-    for identity in by_id:
-        take_over(folder / RUNS, cell.name, identity)
-    todo = tuple(i for i in by_id if _status(_run_folder(folder, cell, i)) not in {*FINAL, DAMAGED})
+        return PlannedCell(_without_data(one.cell, folder, _how_to_get(error)))
+    by_id = {run_id(config, located.dataset.fingerprint): config for config in configs}
+    todo = tuple(identity for identity in by_id if _status(folder, identity) not in {*FINAL, DAMAGED})
     alike: dict[tuple[bool, str], list[ExperimentConfig]] = {}
-    for config in (by_id[i] for i in todo if i not in elsewhere):
+    for config in (by_id[identity] for identity in todo if identity not in (elsewhere or ())):
         alike.setdefault((config.is_baseline, repr(config.model)), []).append(config)
     seconds = sum(len(group) * experiment.plan(group[:1])[0].seconds for group in alike.values())
-    return PlannedCell(cell, by_id, todo, seconds)
+    return PlannedCell(replace(one.cell, run_ids=tuple(by_id), content=content), by_id, todo, seconds)
 
 
 def _content(data_dir: Path) -> str:
@@ -155,25 +151,11 @@ def _content(data_dir: Path) -> str:
     return f"{train:,} training and {test:,} test images in {len(found.class_names)} classes"
 
 
-def compose(overrides: Sequence[str]) -> list[ExperimentConfig]:
-    """The configurations of ``eat-run -m OVERRIDES``, composed by Hydra and checked, without running them."""
-    configs: list[ExperimentConfig] = []
-
-    def keep(found: list[ExperimentConfig]) -> None:
-        configs.extend(found)
-        sys.exit(0)
-
-    with suppress(SystemExit):
-        run_hydra(["-m", *overrides], keep)
-    return configs
-
-
 def _how_to_get(error: UserError) -> str:
     """The error in the words of this command."""
     text = str(error).replace("download=true fetches", "make reproduce-paper DOWNLOAD=true fetches")
-    return (
-        f"{text}, or a folder {JPEG_COPY} with train/<class>/ and test/<class>/" if "CIFAR10 is not" in text else text
-    )
+    copy = f", or a folder {JPEG_COPY} with train/<class>/ and test/<class>/"
+    return f"{text}{copy}" if "CIFAR10 is not" in text else text
 
 
 def _without_data(cell: Cell, folder: Path, reason: str) -> Cell:
@@ -184,36 +166,16 @@ def _without_data(cell: Cell, folder: Path, reason: str) -> Cell:
         before = [c for c in read_plan(folder).cells if c.experiment == cell.experiment and c.run_ids]
     if not before:
         return replace(cell, missing=reason)
-    complete = all(_status(_run_folder(folder, before[0], identity)) in FINAL for identity in before[0].run_ids)
+    complete = all(_status(folder, identity) in FINAL for identity in before[0].run_ids)
     return replace(before[0], missing="" if complete else reason)
 
 
-def _run_folder(folder: Path, cell: Cell, identity: str) -> RunFolder:
-    return RunFolder(folder / RUNS / cell.name / identity)
-
-
-def _status(run: RunFolder) -> str:
+def _status(folder: Path, identity: str) -> str:
     """The status; ``damaged`` where the record cannot be read, which stops no other run."""
     try:
-        return status(run)
+        return status(run_folder(folder, identity))
     except UserError:
         return DAMAGED
-
-
-def take_over(runs: Path, name: str, identity: str) -> None:
-    """Copy a run that is final in another cell: the same identity means the same result."""
-    target = runs / name / identity
-    if target.exists():
-        return
-    for other in runs.glob(f"*/{identity}"):
-        if RunFolder(other).is_final():
-            temporary = runs / name / f".{identity}.{os.getpid()}"
-            shutil.copytree(other, temporary, ignore=shutil.ignore_patterns(".lock"))
-            try:
-                temporary.rename(target)
-            except OSError:  # another process was faster
-                shutil.rmtree(temporary)
-            return
 
 
 def _state(one: PlannedCell, folder: Path) -> str:
@@ -221,7 +183,7 @@ def _state(one: PlannedCell, folder: Path) -> str:
     runs = one.cell.run_ids
     if not runs:
         return one.cell.missing
-    done = sum(_status(_run_folder(folder, one.cell, identity)) in FINAL for identity in runs)
+    done = sum(_status(folder, identity) in FINAL for identity in runs)
     text = f"{len(runs)} runs, {done} done" + (f", {_duration(one.seconds)} to go" if one.todo else "")
     return text + (f"; the others cannot be run: {one.cell.missing}" if one.cell.missing else "")
 
@@ -230,12 +192,12 @@ def summary(planned: Sequence[PlannedCell]) -> str:
     """All cells together; a run that several of them need is counted once."""
     runs = {identity for one in planned for identity in one.configs}
     todo = {identity for one in planned for identity in one.todo}
-    left = f", about {_duration(sum(one.seconds for one in planned))} in one process" if todo else ""
-    text = f"{len(runs)} runs, {len(runs) - len(todo)} done, {len(todo)} to do{left}"
+    text = f"{len(runs)} runs, {len(runs) - len(todo)} done, {len(todo)} to do"
     if not todo:
         return text
+    left = _duration(sum(one.seconds for one in planned))
     return (
-        f"{text} (measured over a few steps of each kind)\n"
+        f"{text}, about {left} in one process (measured over a few steps of each kind)\n"
         "The same command in another shell shares the work; stopped, the same command goes on."
     )
 
@@ -250,39 +212,38 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
-    """Make every run that is not final; then look again at those that another process had, which may have died. Waits
-    for nobody. A run that fails fails alone."""
-    from eat_runner import run as experiment
+# --- running -------------------------------------------------------------------------------------------------------
 
-    todo = [(one.cell.name, identity, one.configs[identity]) for one in planned for identity in one.todo]
-    # every cell at one sigma first, then the rest of the grid
-    usual = L0Config().sigma
-    todo.sort(key=lambda run: run[2].is_penalised and getattr(run[2].penalty, "sigma", usual) != usual)
-    elsewhere: list[tuple[str, str, ExperimentConfig]] = []
-    for turn in (todo, elsewhere):
-        for name, identity, config in turn:
-            take_over(folder / RUNS, name, identity)
-            record = experiment.run(config)
-            if record.status == "running" and turn is todo:
-                elsewhere.append((name, identity, config))
-            if record.status == "failed":
-                print(f"{PROGRAM}: run {identity} failed: {record.reason}", file=sys.stderr, flush=True)
+
+def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
+    """Make every run that is not final, then those that another process had, which may have died. Waits for nobody. A
+    run that fails fails alone."""
+    todo = {run_folder(folder, identity).path: one.configs[identity] for one in planned for identity in one.todo}
+    # every cell at one sigma first, standard training among it, then the rest of the grid
+    ordered = sorted(todo.items(), key=lambda run: run[1].is_penalised and _sigma(run[1]) != SIGMA)
+    before = {path: written(path) for path in todo}
+    for _, config in ordered:
+        run_job(config)
+    take_over(dict(ordered), before)
+
+
+def _sigma(config: ExperimentConfig) -> float:
+    return getattr(config.penalty, "sigma", SIGMA)
 
 
 def exit_code(cells: Sequence[Cell], folder: Path) -> int:
     """What lies on disk says: 75 there is more to do; 1 done, but data are missing, a run failed, or its record is
     damaged, which is said; 0 complete."""
-    missing = any(cell.missing for cell in cells)
     statuses: set[str] = set()
-    for run in (_run_folder(folder, cell, identity) for cell in cells if not cell.missing for identity in cell.run_ids):
-        statuses.add(_status(run))
-        if DAMAGED in statuses:
-            print(f"{PROGRAM}: {run.record} is damaged: delete it to repeat the run", file=sys.stderr, flush=True)
-            statuses = statuses - {DAMAGED} | {"failed"}
-    if statuses - FINAL - {"failed"}:
+    for identity in dict.fromkeys(identity for cell in cells if not cell.missing for identity in cell.run_ids):
+        found = _status(folder, identity)
+        if found == DAMAGED:
+            record = run_folder(folder, identity).record
+            print(f"{PROGRAM}: {record} is damaged: delete it to repeat the run", file=sys.stderr, flush=True)
+        statuses.add(found)
+    if statuses - FINAL - {"failed", DAMAGED}:
         return CONTINUE_ME
-    return RUN_FAILED if "failed" in statuses or missing else 0
+    return RUN_FAILED if statuses - FINAL or any(cell.missing for cell in cells) else 0
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:

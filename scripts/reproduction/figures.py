@@ -1,18 +1,23 @@
 """Figures 1 to 3 of the paper, from the outcomes of its cells. No torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from eat_runner import plots
+from eat_runner.analysis.layers import LayerPanel
+from eat_runner.analysis.layers import layer_panel as panel_of
+from eat_runner.analysis.pareto import Front
 from eat_runner.config.hardware import HardwareConfig
-from eat_runner.pareto import Front, Setting
-from eat_runner.sweep import layer_means
+from eat_runner.report import plots
+from eat_runner.report.view import number
 from reproduction.tables import Outcome, Row
 
 COLOURS = "Blues"  # light to dark with growing values
@@ -20,46 +25,38 @@ PANEL_INCHES = (5.6, 2.9)
 LEAST_RATIO, LEAST_POINTS = 0.1, 5.0  # that a panel of the fronts spans, in energy ratio and points of accuracy
 
 
-def layer_panel(one: Outcome, hardware: HardwareConfig) -> plots.LayerPanel | None:
+def layer_panel(one: Outcome, hardware: HardwareConfig) -> LayerPanel | None:
     """ST beside EAT of a cell that has both; EAT is what the paper's rule picks, else the smallest lambda. Raises
     UserError where a run's counts cannot be read."""
-    eat = shown_beside_st(one)
-    if one.baseline is None or eat is None:
+    picked = one.picks.get("paper")
+    penalised = [setting for setting in one.settings() if not setting["is_baseline"]]
+    if one.baseline is None or not penalised:
         return None
-    outside = "" if one.picks["paper"] is eat else ", not selected by the paper's rule"
-    return plots.LayerPanel(
-        family=one.cell.title,
-        st=layer_means(one.baseline.runs, hardware),
-        eat=layer_means(eat.runs, hardware),
-        st_label=f"ST ({_seeds(one.baseline)})",
-        eat_label=f"EAT, λ {eat.lambda_:g}, σ {eat.runs[0].sigma:g}{outside} ({_seeds(eat)})",
-    )
+    smallest = min(penalised, key=lambda setting: setting["lambda"])
+    eat_id = picked or smallest["setting_id"]
+    st, eat = one.setting(one.baseline), one.setting(eat_id)
+    outside = "" if picked else ", not selected by the paper's rule"
+    eat_label = f"EAT, λ {eat['lambda']:g}, σ {eat['sigma']:g}{outside} ({_seeds(eat)})"
+    labels = one.cell.title, f"ST ({_seeds(st)})", eat_label
+    return panel_of(one.fronts[0], one.baseline, eat_id, hardware, *labels)
 
 
-def shown_beside_st(one: Outcome) -> Setting | None:
-    """The setting that stands for EAT in the layer figures."""
-    penalised = [setting for setting in one.settings if not setting.is_baseline]
-    return one.picks.get("paper") or min(penalised, key=lambda setting: setting.lambda_, default=None)
+def _seeds(setting: Row) -> str:
+    return "one seed" if setting["n"] == 1 else f"mean of {setting['n']} seeds"
 
 
-def _seeds(setting: Setting) -> str:
-    return "one seed" if setting.n == 1 else f"mean of {setting.n} seeds"
-
-
-def layer_rows(panels: Sequence[plots.LayerPanel]) -> list[Row]:
+def layer_rows(panels: Sequence[LayerPanel]) -> pd.DataFrame | list[Row]:
     """What the layer figures show, as numbers: shares of non-zero outputs on the test split."""
-    return [
-        {
-            "cell": panel.family,
-            "position": position,
-            "name": st.name,
-            "op": st.op,
-            "firing_rate_st": st.firing_rate,
-            "firing_rate_eat": eat.firing_rate,
-        }
-        for panel in panels
-        for position, (st, eat) in enumerate(zip(panel.st, panel.eat, strict=True))
-    ]
+    columns = ["name", "op", "firing_rate_st", "firing_rate_eat"]
+    shown = {panel.family: panel.layers[columns].rename_axis("position") for panel in panels}
+    return pd.concat(shown, names=["cell"]).reset_index() if shown else []
+
+
+def picked(one: Outcome, rule: str) -> Front:
+    """The cell's front under its own name, with what the rule picks in the ring."""
+    front = one.fronts[0]
+    selected = front.settings.index.isin([one.picks.get(rule)])
+    return replace(front, family=one.cell.title, settings=front.settings.assign(selected=selected))
 
 
 def front_figure(fronts: Sequence[Front], rule: str, caption: str) -> Figure:
@@ -111,7 +108,7 @@ def _heat_map(axes: Axes, rows: Sequence[Row], measure: str, low: float, high: f
     image = axes.imshow(grid or [[math.nan]], cmap=COLOURS, aspect="auto", vmin=low, vmax=high)
     for y, line in enumerate(grid):
         for x, value in enumerate(line):
-            text = _with_std(there.get((sigmas[y], lambdas[x]), {}), measure)
+            text = _with_std(there.get((sigmas[y], lambdas[x]), {}), measure).replace(" ±", "\n±")
             dark = value - low > 0.6 * (high - low)
             axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else plots.INK)
     axes.set_xticks(range(len(lambdas)), [f"{value:g}" for value in lambdas])
@@ -170,27 +167,23 @@ def _choice(row: Row, varied: Sequence[str]) -> str:
     return ", ".join(parts if row["lambda"] else ["ST", *(part for part in parts if part != "λ 0")])
 
 
-def _number(row: Row, measure: str) -> float:
+def _number(row: Mapping[str, Any], measure: str) -> float:
     value = row.get(measure)
     return math.nan if value is None else float(value)
 
 
-def _with_std(row: Row, measure: str, between: str = "\n") -> str:
-    mean, std = row.get(measure), row.get(f"{measure}_std")
-    if mean is None:
-        return "–"
-    return f"{mean:.3f}" + ("" if std is None else f"{between}± {std:.3f}")
+def _with_std(row: Mapping[str, Any], measure: str) -> str:
+    return number(row.get(measure), row.get(f"{measure}_std"), 3)
 
 
 def _standard(rows: Sequence[Row], measure: str) -> str:
     standard = next((row for row in rows if row["sigma"] is None), None)
-    return "" if standard is None else f" (ST {_with_std(standard, measure, ' ')})"
+    return "" if standard is None else f" (ST {_with_std(standard, measure)})"
 
 
-def fallen_most(panel: plots.LayerPanel) -> str:
+def fallen_most(panel: LayerPanel) -> str:
     """The kinds of layers of a panel, by how much their firing rate fell from ST to EAT, in points."""
-    falls: dict[str, list[float]] = {}
-    for st, eat in zip(panel.st, panel.eat, strict=True):
-        falls.setdefault(st.op, []).append(100 * (st.firing_rate - eat.firing_rate))
-    means = sorted(((sum(fall) / len(fall), op) for op, fall in falls.items()), reverse=True)
+    layers = panel.layers
+    falls = (100 * (layers["firing_rate_st"] - layers["firing_rate_eat"])).groupby(layers["op"]).mean()
+    means = sorted(((fall, op) for op, fall in falls.items()), reverse=True)
     return ", ".join(f"{op} {round(-mean, 1) + 0.0:+.1f}" for mean, op in means)

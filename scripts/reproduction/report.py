@@ -4,25 +4,39 @@ README.md in the folder is the page that shows all of them.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from eat_runner import plots
+from eat_runner.analysis.layers import LayerPanel
+from eat_runner.analysis.table import to_csv
 from eat_runner.claims import report_lock
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder, RunRecord, csv_bytes, write_atomically
+from eat_runner.records import RunRecord, write_atomically
+from eat_runner.report import plots
+from eat_runner.report.latex import latex
+from eat_runner.report.markdown import markdown
+from eat_runner.report.view import number, table_of
 from reproduction import figures, tables
-from reproduction.cells import ABLATION, CHOICES, CIFAR10_CONTENT, JPEG_LABEL, NETWORKS, RUNS, TABLE1, Plan, read_plan
+from reproduction.cells import (
+    ABLATION,
+    CHOICES,
+    CIFAR10_CONTENT,
+    JPEG_LABEL,
+    NETWORKS,
+    TABLE1,
+    Plan,
+    read_plan,
+    run_folder,
+)
 from reproduction.tables import Outcome, Row
 
-Column = tuple[str, Callable[[Row], str]]
+Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
 SOURCE = "Lazzaro et al., ICIAP 2023, arXiv 2307.00368"
 
 
@@ -35,8 +49,8 @@ def write(folder: Path) -> str:
         page.text(f"# The paper's results, reproduced: scale {plan.scale}", f"`{plan.command}`")
         _table1(page, found)
         _table2(page, found)
-        for number, network in enumerate(NETWORKS.values(), start=1):
-            _layer_figure(page, number, network, [one for one in found if one.cell.network == network])
+        for n, network in enumerate(NETWORKS.values(), start=1):
+            _layer_figure(page, n, network, [one for one in found if one.cell.network == network])
         _ablation(page, tables.outcomes(plan, folder, ABLATION))
         _choices(page, found)
         _front(page, found)
@@ -57,25 +71,24 @@ class _Page:
     def text(self, *paragraphs: str) -> None:
         self.parts += [paragraph for paragraph in paragraphs if paragraph]
 
-    def csv(self, stem: str, rows: Sequence[Row]) -> None:
+    def csv(self, stem: str, rows: Sequence[Row] | pd.DataFrame) -> None:
         """``stem``.csv, whose first column is the scale."""
-        rows = [{"scale": self.plan.scale} | row for row in rows]
-        write_atomically(self.folder / f"{stem}.csv", csv_bytes(rows, ["scale"]))
+        frame = pd.DataFrame(rows, dtype="object").reset_index(drop=True)
+        frame.insert(0, "scale", self.plan.scale)
+        write_atomically(self.folder / f"{stem}.csv", to_csv(frame))
 
-    def table(
-        self, stem: str, kind: str, title: str, rows: Sequence[Row], columns: Sequence[Column], *remarks: str
-    ) -> None:
+    def table(self, stem: str, kind: str, title: str, rows: Sequence[Row], columns: Columns, *remarks: str) -> None:
         """``stem``.csv with every number, .md and .tex as people read them, and the same on the page."""
         self.remove(*(() if rows else (f"{stem}.csv", f"{stem}.md", f"{stem}.tex")))
         if not rows:
             return
-        if columns[-1] != NOTE and any(row.get("note") for row in rows):
-            columns = [*columns, NOTE]
-        caption = self.caption(title, kind)
+        if any(row.get("note") for row in rows):
+            columns = {**columns, "note": _note}
+        caption, table = self.caption(title, kind), table_of(rows, columns)
         self.csv(stem, rows)
-        text = "\n\n".join([f"**{caption}**", markdown(rows, columns), *remarks])
+        text = "\n\n".join([f"**{caption}**", markdown(table), *remarks])
         write_atomically(self.folder / f"{stem}.md", text.encode() + b"\n")
-        write_atomically(self.folder / f"{stem}.tex", latex(rows, columns, caption, remarks).encode())
+        write_atomically(self.folder / f"{stem}.tex", latex(table, caption, remarks).encode())
         self.text(text)
 
     def figure(self, stem: str, kind: str, title: str, figure: Figure) -> None:
@@ -105,17 +118,18 @@ class _Page:
 def finished_runs(folder: Path, kind: str) -> tuple[int, int]:
     """How many runs of a kind of experiment a scale's plan has finished, and how many it has; 0 of 0 without one."""
     try:
-        cells = [cell for cell in read_plan(folder).cells if cell.kind == kind]
+        plan = read_plan(folder)
     except UserError:
         return 0, 0
-    runs = [RunFolder(folder / RUNS / cell.name / identity) for cell in cells for identity in cell.run_ids]
-    return sum(_is_finished(run) for run in runs), len(runs)
+    records = [record for cell in plan.cells if cell.kind == kind for record in _records(folder, cell.run_ids)]
+    planned = sum(len(cell.run_ids) for cell in plan.cells if cell.kind == kind)
+    return sum(record.status == "finished" for record in records), planned
 
 
-def _is_finished(run: RunFolder) -> bool:
-    with suppress(UserError):  # not there, or damaged
-        return run.read_record().status == "finished"
-    return False
+def _records(folder: Path, run_ids: Iterable[str]) -> Iterable[RunRecord]:
+    for identity in run_ids:
+        with suppress(UserError):  # not there, or damaged
+            yield run_folder(folder, identity).read_record()
 
 
 # --- the parts of the page -----------------------------------------------------------------------------------------
@@ -135,9 +149,10 @@ def _table1(page: _Page, found: Sequence[Outcome]) -> None:
     goal = tables.against_paper(rows) if page.plan.scale == "full" else []
     page.text("## Table 1")
     title = f"Table 1: accuracy and energy ratio, ours beside the paper's ({SOURCE}, Table 1)."
-    page.table("table1", TABLE1, title, rows, TABLE1_COLUMNS, *filter(None, [rules, _jpeg_copy(found)]))
-    page.text("\n".join(f"- {line}" for line in goal))
-    page.shown += [markdown(rows, TABLE1_COLUMNS), page.plan.captions[TABLE1]]
+    columns = {**TABLE1_COLUMNS, "note": _note}
+    page.table("table1", TABLE1, title, rows, columns, *filter(None, [rules, _jpeg_copy(found)]))
+    page.text(_bullets(goal))
+    page.shown += [markdown(table_of(rows, columns)), page.plan.captions[TABLE1]]
 
 
 def _jpeg_copy(found: Sequence[Outcome]) -> str:
@@ -166,9 +181,9 @@ def _table2(page: _Page, found: Sequence[Outcome]) -> None:
     page.shown.append("\n".join(plain))
 
 
-def _layer_figure(page: _Page, number: int, network: str, found: Sequence[Outcome]) -> None:
-    stem, published = f"figure{number}", load_hardware("published")
-    panels: list[plots.LayerPanel] = []
+def _layer_figure(page: _Page, n: int, network: str, found: Sequence[Outcome]) -> None:
+    stem, published = f"figure{n}", load_hardware("published")
+    panels: list[LayerPanel] = []
     absent: list[str] = []
     for one in found:
         try:
@@ -180,18 +195,14 @@ def _layer_figure(page: _Page, number: int, network: str, found: Sequence[Outcom
             absent.append(f"{one.cell.title}: {one.note or 'no EAT run'}")
         else:
             panels.append(panel)
-    page.text(f"## Figure {number}")
+    page.text(f"## Figure {n}")
     page.csv(stem, figures.layer_rows(panels))
     if panels:
-        title = f"Figure {number}: firing neurons per layer of {network}, ST and EAT, test split."
-        drawn = plots.firing_figure(panels, f"Figure {number} · test split · {page.plan.briefs[TABLE1]}")
+        title = f"Figure {n}: firing neurons per layer of {network}, ST and EAT, test split."
+        drawn = plots.firing_figure(panels, f"Figure {n} · test split · {page.plan.briefs[TABLE1]}")
         page.figure(stem, TABLE1, title, drawn)
-        page.text(
-            _bullets(
-                f"{p.family}, {p.eat_label}: change in points by kind of layer: {figures.fallen_most(p)}"
-                for p in panels
-            )
-        )
+        change = "change in points by kind of layer"
+        page.text(_bullets(f"{p.family}, {p.eat_label}: {change}: {figures.fallen_most(p)}" for p in panels))
     else:
         page.remove(f"{stem}.png", f"{stem}.svg")
     page.text(_bullets(absent))
@@ -201,7 +212,7 @@ def _ablation(page: _Page, found: Sequence[Outcome]) -> None:
     rows = tables.ablation(found)
     page.text("## Figure 3")
     if rows:
-        several = any(int(row["seeds"] or 0) > 1 for row in rows)
+        several = any(row["seeds"] > 1 for row in rows)
         title = "Figure 3: ablation on lambda and sigma, ResNet18, test split (the paper looks at 100 random samples)."
         drawn = figures.ablation_figure(rows, f"Figure 3 · ResNet18 · test split · {page.plan.briefs[ABLATION]}")
         page.figure("figure3", ABLATION, title + (f" {STD}" if several else ""), drawn)
@@ -213,15 +224,14 @@ def _ablation(page: _Page, found: Sequence[Outcome]) -> None:
 
 def _choices(page: _Page, found: Sequence[Outcome]) -> None:
     page.text("## Where the paper is ambiguous")
-    cells = [cell for cell in page.plan.cells if cell.kind == CHOICES]
-    studied = [tables.outcome(cell, page.folder) for cell in cells]
+    runs = tables.all_runs(page.folder)
+    studied = [tables.outcome(cell, runs) for cell in page.plan.cells if cell.kind == CHOICES]
     title = "Choices of training: other readings of the paper, trained anew."
     rows = tables.choices(studied)
     page.table("choices", CHOICES, title, rows, CHOICES_COLUMNS, STD)
     if rows:
-        page.figure(
-            "choices", CHOICES, title, figures.choices_figure(rows, f"test split · {page.plan.briefs[CHOICES]}")
-        )
+        drawn = figures.choices_figure(rows, f"test split · {page.plan.briefs[CHOICES]}")
+        page.figure("choices", CHOICES, title, drawn)
     else:
         page.remove("choices.png", "choices.svg")
     page.text(_bullets(f"{one.cell.experiment}: {one.note}" for one in studied if one.note))
@@ -232,15 +242,18 @@ def _choices(page: _Page, found: Sequence[Outcome]) -> None:
 def _front(page: _Page, found: Sequence[Outcome]) -> None:
     """Accuracy against energy of every setting of Table 1's cells, under the names that the cells have here."""
     there = [one for one in found if one.fronts]
-    page.csv("fronts", [row for one in there for row in tables.front_rows(one)])
+    page.csv("fronts", pd.concat([tables.front_rows(one) for one in there]) if there else [])
     if not there:
         page.remove("fronts.png", "fronts.svg")
         return
-    rule = "validation" if any(one.picks["validation"] for one in there) else "paper"
-    named = [replace(one.fronts[0], family=one.cell.title, selected=one.picks[rule]) for one in there]
+    rule = "validation" if any(one.picks.get("validation") for one in there) else "paper"
     name = tables.RULES[rule].removeprefix("ours, ")
     page.text("## Fronts")
-    drawn = figures.front_figure(named, name, f"hardware published, batch 100 · {page.plan.briefs[TABLE1]}")
+    drawn = figures.front_figure(
+        [figures.picked(one, rule) for one in there],
+        name,
+        f"hardware published, batch 100 · {page.plan.briefs[TABLE1]}",
+    )
     title = f"Accuracy against energy ratio, every lambda; in a ring what {name} selects."
     page.figure("fronts", TABLE1, title, drawn)
 
@@ -248,12 +261,7 @@ def _front(page: _Page, found: Sequence[Outcome]) -> None:
 def _provenance(page: _Page) -> None:
     """provenance.json: what made the numbers, from the runs' own records; a run that several cells have counts once."""
     made: dict[str, dict[str, Any]] = {}
-    records: dict[str, RunRecord] = {}
-    for cell in page.plan.cells:
-        for identity in cell.run_ids:
-            with suppress(UserError):  # not there, or damaged
-                records[identity] = RunFolder(page.folder / RUNS / cell.name / identity).read_record()
-    for record in records.values():
+    for record in _records(page.folder, dict.fromkeys(i for cell in page.plan.cells for i in cell.run_ids)):
         by = {"git_commit": record.git_commit, "versions": record.versions, "machine": record.machine}
         by |= {"device": record.device, "threads": record.threads}
         entry = made.setdefault(json.dumps(by, sort_keys=True), by | {"runs": 0, "training_s": 0.0})
@@ -277,88 +285,31 @@ def _maker(entry: Mapping[str, Any]) -> str:
     return f"{entry['runs']} runs, {hours:.2f} hours of training on {where}; commit {entry['git_commit']}; {versions}"
 
 
-# --- Markdown and LaTeX --------------------------------------------------------------------------------------------
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    lines = [[name for name, _ in columns], ["---"] * len(columns)]
-    lines += [[cell(row).replace("|", "\\|").replace("\n", " ") for _, cell in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+# --- columns -------------------------------------------------------------------------------------------------------
 
 
-LATEX = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "→": r"$\rightarrow$",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "°": r"$^{\circ}$",
-        "·": r"$\cdot$",
-        "λ": r"$\lambda$",
-        "σ": r"$\sigma$",
-        "µ": r"$\mu$",
-        "–": "--",
-        "…": r"\ldots{}",
-    }
-)
-OWN_NUMBER = re.compile(r"^Table \d+: (.)")  # LaTeX counts tables itself
-
-
-def latex(rows: Sequence[Row], columns: Sequence[Column], caption: str, remarks: Sequence[str] = ()) -> str:
-    """A table environment, not wider than the line; what a column ``note`` says stands below the table, numbered."""
-    names = [name for name, _ in columns]
-    cells = [[cell(row) for _, cell in columns] for row in rows]
-    notes: dict[str, int] = {}
-    if columns[-1] == NOTE:
-        for line in cells:
-            line[-1] = f"({notes.setdefault(line[-1], len(notes) + 1)})" if line[-1] else ""
-    below = [*(f"({number}) {note}" for note, number in notes.items()), *remarks]
-    lines = [" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in (names, *cells)]
-    body = "\n".join(lines[1:])
-    text = "".join("\n\n" + remark.replace("\n", "\n\n").translate(LATEX) for remark in below)
-    caption = OWN_NUMBER.sub(lambda found: found[1].upper(), caption)
-    return (
-        "% \\usepackage{graphicx}\n"
-        f"\\begin{{table}}\n\\caption{{{caption.translate(LATEX)}}}\n"
-        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
-        f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n"
-        f"\\hline\n{lines[0]}\n\\hline\n{body}\n\\hline\n\\end{{tabular}}}}\n\n\\scriptsize{text}\n\\end{{table}}\n"
-    )
-
-
-def _text(key: str) -> Callable[[Row], str]:
+def _text(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: "" if row.get(key) is None else str(row[key])
 
 
-def _real(key: str, digits: int) -> Callable[[Row], str]:
-    """The mean, with ± its standard deviation where there is one; a dash where there is no number. The paper's numbers
-    have the paper's two digits."""
+def _real(key: str, digits: int) -> Callable[[Mapping[str, Any]], str]:
+    """``view.number``, but the paper's numbers have the paper's two digits."""
 
-    def cell(row: Row) -> str:
-        mean, std = row.get(key), row.get(f"{key}_std")
-        if mean is None:
-            return "–"
-        if row.get("source") == tables.PAPER:
-            return f"{mean:.2f}"
-        # + 0.0: no minus sign before a zero
-        return f"{round(float(mean), digits) + 0.0:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+    def cell(row: Mapping[str, Any]) -> str:
+        return number(row.get(key), row.get(f"{key}_std"), 2 if row.get("source") == tables.PAPER else digits)
 
     return cell
 
 
-def _short(key: str) -> Callable[[Row], str]:
+def _short(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: "" if row.get(key) is None else f"{row[key]:g}"
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: Mapping[str, Any]) -> str:
     """How many seeds ST and EAT really have."""
     st, eat = row.get("st_seeds"), row.get("eat_seeds")
     if st is None:
@@ -366,72 +317,51 @@ def _seeds(row: Row) -> str:
     return f"{st}" if eat in {None, st} else f"ST {st}, EAT {eat}"
 
 
-def _note(row: Row) -> str:
+def _note(row: Mapping[str, Any]) -> str:
     return "" if row.get("source") == tables.PAPER else str(row.get("note") or "")
 
 
-NOTE: Column = ("note", _note)
-TABLE1_COLUMNS: tuple[Column, ...] = (
-    ("data set", _text("dataset")),
-    ("network", _text("network")),
-    ("", _text("source")),
-    ("ST accuracy", _real("st_accuracy", 3)),
-    ("EAT accuracy", _real("eat_accuracy", 3)),
-    ("ST ratio", _real("st_ratio", 3)),
-    ("EAT ratio", _real("eat_ratio", 3)),
-    ("decrease %", _real("decrease_percent", 2)),
-    ("floor", _real("floor", 3)),
-    ("λ", _short("lambda")),
-    ("σ", _short("sigma")),
-    ("seeds", _seeds),
-    NOTE,
-)
-TABLE2_COLUMNS: tuple[Column, ...] = (
-    ("data set", _text("dataset")),
-    ("network", _text("network")),
-    ("rule", _text("rule")),
-    ("λ", _short("lambda")),
-    ("σ", _short("sigma")),
-    ("hardware", _text("hardware")),
-    ("ST ratio", _real("st_ratio", 3)),
-    ("EAT ratio", _real("eat_ratio", 3)),
-    ("decrease %", _real("decrease_percent", 2)),
-    ("weights %", _real("weights_percent", 1)),
-)
-ABLATION_COLUMNS: tuple[Column, ...] = (
-    ("data set", _text("dataset")),
-    ("network", _text("network")),
-    ("σ", _short("sigma")),
-    ("λ", _short("lambda")),
-    ("seeds", _short("seeds")),
-    ("accuracy", _real("accuracy", 3)),
-    ("ratio", _real("energy_ratio", 3)),
-    ("decrease %", _real("decrease_percent", 2)),
-)
-CHOICES_COLUMNS: tuple[Column, ...] = (
-    ("data set", _text("dataset")),
-    ("network", _text("network")),
-    ("parameters", _text("parameters")),
-    ("weighting", _text("weighting")),
-    ("scope", _text("scope")),
-    ("crop padding", _text("crop_padding")),
-    ("rotation", _text("rotation_degrees")),
-    ("flip", _text("flip")),
-    ("λ", _short("lambda")),
-    ("seeds", _short("seeds")),
-    ("accuracy", _real("accuracy", 3)),
-    ("ratio", _real("energy_ratio", 3)),
-    ("decrease %", _real("decrease_percent", 2)),
-)
-ACCOUNTING_COLUMNS: tuple[Column, ...] = (
-    ("data set", _text("dataset")),
-    ("network", _text("network")),
-    ("reading", _text("reading")),
-    ("ST ratio", _real("st_ratio", 3)),
-    ("EAT ratio", _real("eat_ratio", 3)),
-    ("decrease %", _real("decrease_percent", 2)),
-)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+_CELL: Columns = {"data set": _text("dataset"), "network": _text("network")}
+_SETTING: Columns = {"λ": _short("lambda"), "σ": _short("sigma")}
+_RATIOS: Columns = {
+    "ST ratio": _real("st_ratio", 3),
+    "EAT ratio": _real("eat_ratio", 3),
+    "decrease %": _real("decrease_percent", 2),
+}
+_OUTCOME: Columns = {
+    "seeds": _short("seeds"),
+    "accuracy": _real("accuracy", 3),
+    "ratio": _real("energy_ratio", 3),
+    "decrease %": _real("decrease_percent", 2),
+}
+TABLE1_COLUMNS: Columns = {
+    **_CELL,
+    "": _text("source"),
+    "ST accuracy": _real("st_accuracy", 3),
+    "EAT accuracy": _real("eat_accuracy", 3),
+    **_RATIOS,
+    "floor": _real("floor", 3),
+    **_SETTING,
+    "seeds": _seeds,
+}
+TABLE2_COLUMNS: Columns = {
+    **_CELL,
+    "rule": _text("rule"),
+    **_SETTING,
+    "hardware": _text("hardware"),
+    **_RATIOS,
+    "weights %": _real("weights_percent", 1),
+}
+ABLATION_COLUMNS: Columns = {**_CELL, "σ": _short("sigma"), "λ": _short("lambda"), **_OUTCOME}
+CHOICES_COLUMNS: Columns = {
+    **_CELL,
+    "parameters": _text("parameters"),
+    "weighting": _text("weighting"),
+    "scope": _text("scope"),
+    "crop padding": _text("crop_padding"),
+    "rotation": _text("rotation_degrees"),
+    "flip": _text("flip"),
+    "λ": _short("lambda"),
+    **_OUTCOME,
+}
+ACCOUNTING_COLUMNS: Columns = {**_CELL, "reading": _text("reading"), **_RATIOS}

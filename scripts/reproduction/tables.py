@@ -6,18 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
+import pandas as pd
+
+from eat_runner.analysis.families import label_families
+from eat_runner.analysis.pareto import Front, fronts, pareto_table, select
+from eat_runner.analysis.repricing import estimate_regrouped, weights_share
+from eat_runner.analysis.table import is_priced, read_runs
 from eat_runner.config.hardware import HardwareConfig
-from eat_runner.energy.counts import BatchCounts, Counts
-from eat_runner.energy.estimate import estimate
+from eat_runner.energy.counts import Counts
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
-from eat_runner.pareto import Front, Setting, fronts, select
-from eat_runner.records import FINAL, RunFolder, Scalar
-from eat_runner.sweep import Run, collate_runs
+from eat_runner.records import FINAL, RunFolder
 from reproduction.cells import RUNS, Cell, Plan
 
-Row = dict[str, Scalar]
+Row = dict[str, Any]
 PAPER_TABLE1 = Path(__file__).resolve().parents[1] / "paper_table1.csv"
 PAPER = "paper"
 RULES = {"paper": "ours, paper's rule", "validation": "ours, our rule"}
@@ -26,26 +30,31 @@ MEASURES = ("st_accuracy", "eat_accuracy", "st_ratio", "eat_ratio", "decrease_pe
 
 @dataclass
 class Outcome:
-    """A cell's finished runs. settings: of all families, by energy ratio. baseline: standard training (ST). picks: what
-    each rule selects among the settings with a lambda above 0; None where nothing is within 3 points, or nothing was
-    measured on the split that it looks at. done: runs with a result; pending: those that may still get one. note: what
-    is not there, and why."""
+    """A cell's finished runs. picks: the setting_id that each rule selects among the settings with a lambda above 0;
+    None where nothing is within 3 points, or nothing was measured on the split that it looks at. done: runs with a
+    result; pending: those that may still get one. note: what is not there, and why."""
 
     cell: Cell
     fronts: list[Front] = field(default_factory=list[Front])
-    baseline: Setting | None = None
-    picks: dict[str, Setting | None] = field(default_factory=dict[str, Setting | None])
+    picks: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     done: int = 0
     pending: int = 0
     note: str = ""
 
     @property
-    def settings(self) -> list[Setting]:
-        return [setting for front in self.fronts for setting in front.settings]
+    def baseline(self) -> str | None:
+        """Standard training (ST), of the first family where there are several."""
+        return self.fronts[0].reference if self.fronts else None
 
-    @property
-    def floor(self) -> float | None:
-        return self.fronts[0].floor if self.fronts else None
+    def settings(self) -> list[Row]:
+        """Those of all families, by energy ratio."""
+        return [row for front in self.fronts for row in front.settings.reset_index().to_dict("records")]
+
+    def setting(self, setting_id: str) -> Row:
+        return self.fronts[0].settings.loc[setting_id].to_dict()
+
+    def runs(self, setting_id: str) -> pd.DataFrame:
+        return self.fronts[0].runs_of(setting_id)
 
 
 def outcomes(plan: Plan, folder: Path, kind: str) -> list[Outcome]:
@@ -53,44 +62,39 @@ def outcomes(plan: Plan, folder: Path, kind: str) -> list[Outcome]:
     order = [(row["dataset"], row["network"]) for row in paper_rows()]
     cells = [cell for cell in plan.cells if cell.kind == kind]
     cells.sort(key=lambda cell: order.index((cell.paper_dataset, cell.network)))
-    return [outcome(cell, folder) for cell in cells]
+    runs = all_runs(folder)
+    return [outcome(cell, runs) for cell in cells]
 
 
-def outcome(cell: Cell, folder: Path) -> Outcome:
+def all_runs(folder: Path) -> pd.DataFrame:
+    """Every run of a scale under the paper's accounting."""
+    roots = [folder / RUNS] if (folder / RUNS).is_dir() else []
+    return read_runs(roots, load_hardware("published"))
+
+
+def outcome(cell: Cell, every: pd.DataFrame) -> Outcome:
+    """every: the scale's runs; those that are not the cell's are left out."""
     if cell.missing and not cell.run_ids:
         return Outcome(cell, note=f"not run: {cell.missing}")
-    try:
-        runs = planned_runs(cell, folder, load_hardware("published"))
-    except UserError as error:
-        return Outcome(cell, note=str(error))
-    finished = [run for run in runs if run.priced]
-    final = sum(run.status in FINAL for run in runs)
-    found = fronts(finished, "paper")
-    baseline = found[0].baseline if found else None
-    penalised = [setting for setting in found[0].settings if not setting.is_baseline] if found else []
-    picks = {rule: None if baseline is None else select(penalised, baseline, rule) for rule in RULES}
-    one = Outcome(cell, found, baseline, picks, len(finished), len(cell.run_ids) - final)
+    runs = label_families(every[every["run_id"].isin(cell.run_ids)])
+    found = fronts(runs, "paper")
+    one = Outcome(cell, found, done=int(is_priced(runs).sum()))
+    one.pending = len(cell.run_ids) - int(runs["status"].isin(FINAL).sum())
+    if one.baseline is not None:
+        one.picks = {rule: select(found[0].runs, one.baseline, rule, reference_too=False) for rule in RULES}
     one.note = _note(one, runs)
     return one
 
 
-def planned_runs(cell: Cell, folder: Path, hardware: HardwareConfig) -> list[Run]:
-    """The runs of the plan that are on disk; others in the same folder, of an older plan, are left out."""
-    runs = folder / RUNS / cell.name
-    if not any((runs / identity / "record.json").exists() for identity in cell.run_ids):
-        return []
-    return [run for run in collate_runs(runs, hardware) if run.run_id in cell.run_ids]
-
-
-def _note(one: Outcome, runs: Sequence[Run]) -> str:
+def _note(one: Outcome, runs: pd.DataFrame) -> str:
     """What is not there: runs without a result by status, files that cannot be read, ST, the data set."""
     notes: list[str] = []
     planned = len(one.cell.run_ids)
     if one.done < planned:
-        others = Counter(run.status for run in runs if run.status != "finished")
+        others = Counter(status for status in runs["status"] if status != "finished")
         counts = ", ".join(f"{number} {status}" for status, number in sorted(others.items()))
         notes.append(f"{one.done} of {planned} runs done" + (f" ({counts})" if counts else ""))
-    notes += [run.reason for run in runs if run.status in {"finished", "broken"} and run.reason]
+    notes += [reason for reason in runs.loc[runs["status"].isin(["finished", "broken"]), "reason"] if reason]
     if one.done and one.baseline is None:
         notes.append("no standard training yet" if one.pending else "no standard training: it diverged")
     if one.cell.missing:
@@ -120,26 +124,24 @@ def table1(found: Sequence[Outcome]) -> list[Row]:
 
 
 def _ours(one: Outcome, rule: str) -> Row:
-    head: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "source": RULES[rule]}
-    numbers: Row = {}
+    row: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "source": RULES[rule]}
     note = one.note
     if one.baseline is not None:
-        numbers |= _numbers("st_accuracy", one.baseline, "accuracy") | _numbers(
-            "st_ratio", one.baseline, "energy_ratio"
-        )
-        numbers |= {"floor": one.floor, "st_seeds": one.baseline.n}
-        pick = one.picks[rule]
+        st, pick = one.setting(one.baseline), one.picks[rule]
+        row |= _numbers("st_accuracy", st, "accuracy") | _numbers("st_ratio", st, "energy_ratio")
+        row |= {"floor": one.fronts[0].floor, "st_seeds": st["n"]}
         if pick is not None:
-            numbers |= _numbers("eat_accuracy", pick, "accuracy") | _numbers("eat_ratio", pick, "energy_ratio")
-            numbers |= _numbers("decrease_percent", pick, "energy_decrease_percent")
-            numbers |= {"lambda": pick.lambda_, "sigma": pick.runs[0].sigma, "eat_seeds": pick.n}
+            eat = one.setting(pick)
+            row |= _numbers("eat_accuracy", eat, "accuracy") | _numbers("eat_ratio", eat, "energy_ratio")
+            row |= _numbers("decrease_percent", eat, "energy_decrease_percent")
+            row |= {"lambda": eat["lambda"], "sigma": eat["sigma"], "eat_seeds": eat["n"]}
         else:
-            note = "; ".join(filter(None, [note, _why_none(one, one.baseline, rule)]))
-    return head | numbers | {"runs_done": one.done, "runs_planned": len(one.cell.run_ids), "note": note}
+            note = "; ".join(filter(None, [note, _why_none(one, st, rule)]))
+    return row | {"runs_done": one.done, "runs_planned": len(one.cell.run_ids), "note": note}
 
 
-def _why_none(one: Outcome, baseline: Setting, rule: str) -> str:
-    if rule == "validation" and baseline.mean("accuracy_validation") is None:
+def _why_none(one: Outcome, st: Row, rule: str) -> str:
+    if rule == "validation" and _some(st["accuracy_validation"]) is None:
         return "no validation split"
     if one.pending:
         return ""  # the runs that are not done may be within
@@ -147,8 +149,12 @@ def _why_none(one: Outcome, baseline: Setting, rule: str) -> str:
     return f"no lambda within 3 points of ST{every_seed}"
 
 
-def _numbers(name: str, setting: Setting, measure: str) -> Row:
-    return {name: setting.mean(measure), f"{name}_std": setting.std(measure)}
+def _numbers(name: str, setting: Mapping[str, Any], measure: str) -> Row:
+    return {name: _some(setting[measure]), f"{name}_std": _some(setting[f"{measure}_std"])}
+
+
+def _some(value: float) -> float | None:
+    return None if value != value else value
 
 
 def against_paper(rows: Sequence[Row]) -> list[str]:
@@ -160,20 +166,13 @@ def against_paper(rows: Sequence[Row]) -> list[str]:
             printed = row
         if row["source"] != RULES["paper"] or row.get("eat_ratio") is None:
             continue
-        ratio, accuracy = _difference(row, printed, "eat_ratio"), _difference(row, printed, "eat_accuracy")
+        ratio, accuracy = (row[key] - printed[key] for key in ("eat_ratio", "eat_accuracy"))
         reached = "reached" if ratio <= 0 <= accuracy else "not reached"
         lines.append(
             f"{row['dataset']}, {row['network']}: {reached} (EAT ratio {ratio:+.3f}, EAT accuracy {accuracy:+.3f} "
             "against the paper's)"
         )
     return lines
-
-
-def _difference(row: Row, printed: Row, key: str) -> float:
-    ours, theirs = row[key], printed[key]
-    assert isinstance(ours, float)
-    assert isinstance(theirs, float)
-    return ours - theirs
 
 
 # --- Table 2: other hardware ---------------------------------------------------------------------------------------
@@ -202,48 +201,51 @@ def table2(found: Sequence[Outcome]) -> list[Row]:
     rows: list[Row] = []
     for one in found:
         for rules, pick in _distinct(one.picks):
-            assert one.baseline is not None
+            eat = one.setting(pick)
             head: Row = {"dataset": one.cell.dataset, "network": one.cell.network, "rule": rules}
-            head |= {"lambda": pick.lambda_, "sigma": pick.runs[0].sigma}
+            head |= {"lambda": eat["lambda"], "sigma": eat["sigma"]}
             try:
-                counts = _read_counts(one.baseline, pick)
+                counts = _read_counts(one, pick)
             except UserError as error:
                 rows.append(head | {"note": str(error)})
                 continue
-            network = counts[one.baseline.runs[0].run_id]
             for label, hardware in hardware_list().items():
-                row = head | {"hardware": label, "process_nm": hardware.process_nm}
-                row |= _gain(one.baseline, pick, counts, hardware)
-                rows.append(row | {"weights_percent": 100 * weights_share(network, hardware)})
+                row = head | {"hardware": label, "process_nm": hardware.process_nm} | _gain(*counts, hardware)
+                weights = weights_share(next(iter(counts[0].values())), hardware)
+                rows.append(row | {"weights_percent": 100 * weights})
     return rows
 
 
-def _distinct(picks: Mapping[str, Setting | None]) -> Iterable[tuple[str, Setting]]:
+def _distinct(picks: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    """The rules that pick a setting, and the setting."""
     by_setting: dict[str, list[str]] = {}
     for rule, pick in picks.items():
         if pick is not None:
-            by_setting.setdefault(pick.setting_id, []).append(rule)
-    for rules in by_setting.values():
-        pick = picks[rules[0]]
-        assert pick is not None
-        yield " and ".join(rules), pick
+            by_setting.setdefault(pick, []).append(rule)
+    return [(" and ".join(rules), pick) for pick, rules in by_setting.items()]
 
 
-def _read_counts(*settings: Setting) -> dict[str, Counts]:
-    """The counts of the settings' runs, by run id. UserError where a file is missing or damaged."""
-    return {run.run_id: RunFolder(run.folder).read_counts() for setting in settings for run in setting.runs}
+CountsBySeed = dict[int, Counts]
 
 
-def _gain(standard: Setting, pick: Setting, counts: Mapping[str, Counts], hardware: HardwareConfig) -> Row:
+def _read_counts(one: Outcome, pick: str) -> tuple[CountsBySeed, CountsBySeed]:
+    """The counts of ST's runs and of the pick's. UserError where a file is missing or damaged."""
+    assert one.baseline is not None
+    st, eat = (one.runs(setting)[["seed", "folder"]].to_dict("records") for setting in (one.baseline, pick))
+    st, eat = ({run["seed"]: RunFolder(run["folder"]).read_counts() for run in runs} for runs in (st, eat))
+    return st, eat
+
+
+def _gain(st: CountsBySeed, eat: CountsBySeed, hardware: HardwareConfig) -> Row:
     """Ratios and energies of both, and the decrease of each seed that both have, as Table 1; means and deviations."""
-    reports = {run: estimate(in_batches_of(c, hardware.batch), hardware, "test") for run, c in counts.items()}
-    st, eat = ({run.seed: reports[run.run_id] for run in setting.runs} for setting in (standard, pick))
-    decreases = [100 * (st[seed].ratio - eat[seed].ratio) / st[seed].ratio for seed in eat if seed in st]
-    row = _spread("st_ratio", [report.ratio for report in st.values()])
-    row |= _spread("eat_ratio", [report.ratio for report in eat.values()])
+    priced = [{seed: estimate_regrouped(c, hardware) for seed, c in counts.items()} for counts in (st, eat)]
+    before, after = ({seed: report.ratio for seed, report in reports.items()} for reports in priced)
+    decreases = [100 * (before[seed] - after[seed]) / before[seed] for seed in after if seed in before]
+    row = _spread("st_ratio", before.values()) | _spread("eat_ratio", after.values())
     row |= _spread("decrease_percent", decreases)
-    row |= _spread("st_uj_per_image", [report.energy_uj_per_image for report in st.values()])
-    return row | _spread("eat_uj_per_image", [report.energy_uj_per_image for report in eat.values()])
+    for name, reports in zip(("st", "eat"), priced, strict=True):
+        row |= _spread(f"{name}_uj_per_image", [report.energy_uj_per_image for report in reports.values()])
+    return row
 
 
 def _spread(name: str, values: Iterable[float | None]) -> Row:
@@ -252,35 +254,12 @@ def _spread(name: str, values: Iterable[float | None]) -> Row:
     return {name: fmean(there) if there else None, f"{name}_std": stdev(there) if len(there) > 1 else None}
 
 
-def weights_share(counts: Counts, hardware: HardwareConfig) -> float:
-    """Which part of the energy without zero-skipping goes into fetching parameters: what is saved if there are none.
-    It depends on the network's shapes alone."""
-    bare = replace(
-        counts,
-        layers=[replace(row, **dict.fromkeys(_PARAMETERS_OF_LAYER, 0)) for row in counts.layers],
-        batches=[replace(row, **dict.fromkeys(_PARAMETERS_OF_BATCH, 0)) for row in counts.batches],
-    )
-    whole, without = (
-        sum(layer.dense_pj for layer in estimate(in_batches_of(c, hardware.batch), hardware, "test").layers)
-        for c in (counts, bare)
-    )
-    return 1 - without / whole
-
-
-_PARAMETERS_OF_LAYER = [
-    f"{part}_{what}" for part in ("weight", "bias", "statistics", "buffer") for what in ("elements", "nonzeros")
-]
-_PARAMETERS_OF_BATCH = [f"{part}_{what}" for part in ("parameter", "statistics") for what in ("elements", "nonzeros")]
-
-
 def does_the_gain_survive(rows: Sequence[Row]) -> list[str]:
     """Table 2 in sentences, by the paper's rule: the answer, then each hardware on its own."""
-    own = [row for row in rows if "paper" in str(row["rule"]) and row.get("decrease_percent") is not None]
+    own = [row for row in rows if "paper" in row["rule"] and row.get("decrease_percent") is not None]
     by_hardware: dict[str, list[tuple[float, float | None]]] = {}
     for row in own:
-        decrease, std = row["decrease_percent"], row.get("decrease_percent_std")
-        assert isinstance(decrease, float)
-        by_hardware.setdefault(str(row["hardware"]), []).append((decrease, std if isinstance(std, float) else None))
+        by_hardware.setdefault(row["hardware"], []).append((row["decrease_percent"], row.get("decrease_percent_std")))
     if not by_hardware:
         return []
     means = {label: fmean(decrease for decrease, _ in cells) for label, cells in by_hardware.items()}
@@ -328,51 +307,50 @@ def _against_spread(cells: Sequence[tuple[float, float | None]]) -> str:
     return f"more than its standard deviation in {certain} of {len(cells)} cells"
 
 
-# --- layers, ablation, choices -------------------------------------------------------------------------------------
+# --- fronts, ablation, choices -------------------------------------------------------------------------------------
 
 
-def front_rows(one: Outcome) -> list[Row]:
+def front_rows(one: Outcome) -> pd.DataFrame:
     """Every setting of a cell of Table 1, with a mark for what each rule selects there."""
-    rows: list[Row] = []
-    for setting, row in zip(one.fronts[0].settings, one.fronts[0].rows(), strict=True):
-        del row["selected"]  # by the front's own selection, to which ST itself is a candidate
-        marks: Row = {f"selected_{rule}": setting is pick for rule, pick in one.picks.items()}
-        rows.append(row | {"dataset": one.cell.dataset} | marks)
-    return rows
+    # not by the front's own selection, to which ST itself is a candidate
+    rows = pareto_table(one.fronts[:1]).drop(columns="selected").assign(dataset=one.cell.dataset)
+    return rows.assign(**{f"selected_{rule}": rows["setting_id"] == pick for rule, pick in one.picks.items()})
 
 
 def ablation(found: Sequence[Outcome]) -> list[Row]:
     """Figure 3 as numbers: a row a data set, sigma and lambda; standard training (lambda 0) has no sigma."""
     rows: list[Row] = []
     for one in found:
-        for setting in sorted(one.settings, key=lambda s: (s.runs[0].sigma or 0.0, s.lambda_)):
+        for setting in sorted(one.settings(), key=lambda s: (_some(s["sigma"]) or 0.0, s["lambda"])):
             row: Row = {"dataset": one.cell.dataset, "network": one.cell.network}
-            row |= {"sigma": setting.runs[0].sigma, "lambda": setting.lambda_, "seeds": setting.n}
-            row |= _numbers("accuracy", setting, "accuracy") | _numbers("energy_ratio", setting, "energy_ratio")
-            rows.append(row | _numbers("decrease_percent", setting, "energy_decrease_percent"))
+            rows.append(row | {"sigma": _some(setting["sigma"])} | _outcome_of(setting))
     return rows
 
 
 def choices(found: Sequence[Outcome]) -> list[Row]:
     """What was trained with other readings of the paper: a row a setting of the cells of kind ``choices``."""
-    rows: list[Row] = []
-    for one in found:
-        cell = one.cell
-        for setting in one.settings:
-            first = setting.runs[0]
-            config = RunFolder(first.folder).read_record().config
-            dataset, head = config["dataset"], config["model"].get("head", "linear")
-            network = cell.network if head == "linear" else f"{cell.network}, {head} head"
-            row: Row = {"study": cell.experiment, "dataset": cell.dataset, "network": network}
-            row |= {"parameters": first.parameters}
-            row |= {"weighting": first.weighting, "scope": first.scope}
-            row |= {"crop_padding": dataset["crop_padding"], "rotation_degrees": dataset["rotation_degrees"]}
-            row |= {"flip": "yes" if dataset["flip"] else "no"}
-            row |= {"lambda": setting.lambda_, "seeds": setting.n}
-            row |= _numbers("accuracy", setting, "accuracy") | _numbers("energy_ratio", setting, "energy_ratio")
-            rows.append(row | _numbers("decrease_percent", setting, "energy_decrease_percent"))
+    rows = [
+        _choice(one.cell, front, setting) for one in found for front in one.fronts for setting in front.settings.index
+    ]
     keys = ("study", "network", "weighting", "scope", "crop_padding", "rotation_degrees", "flip", "lambda")
     return sorted(rows, key=lambda row: [str(row[key]) for key in keys])
+
+
+def _choice(cell: Cell, front: Front, setting_id: str) -> Row:
+    setting, run = front.settings.loc[setting_id], front.runs_of(setting_id).iloc[0]
+    config = RunFolder(run["folder"]).read_record().config
+    dataset, head = config["dataset"], config["model"].get("head", "linear")
+    network = cell.network if head == "linear" else f"{cell.network}, {head} head"
+    row: Row = {"study": cell.experiment, "dataset": cell.dataset, "network": network}
+    row |= {"parameters": run["parameters"], "weighting": setting["weighting"], "scope": setting["scope"]}
+    row |= {"crop_padding": dataset["crop_padding"], "rotation_degrees": dataset["rotation_degrees"]}
+    return row | {"flip": "yes" if dataset["flip"] else "no"} | _outcome_of(setting)
+
+
+def _outcome_of(setting: Mapping[str, Any]) -> Row:
+    row: Row = {"lambda": setting["lambda"], "seeds": setting["n"]}
+    row |= _numbers("accuracy", setting, "accuracy") | _numbers("energy_ratio", setting, "energy_ratio")
+    return row | _numbers("decrease_percent", setting, "energy_decrease_percent")
 
 
 def readings() -> dict[str, HardwareConfig]:
@@ -394,35 +372,13 @@ def accounting(found: Sequence[Outcome]) -> list[Row]:
     rows: list[Row] = []
     for one in found:
         pick = one.picks.get("paper")
-        if one.baseline is None or pick is None:
+        if pick is None:
             continue
         head: Row = {"dataset": one.cell.dataset, "network": one.cell.network}
         try:
-            counts = _read_counts(one.baseline, pick)
+            counts = _read_counts(one, pick)
         except UserError as error:
             rows.append(head | {"note": str(error)})
             continue
-        for label, hardware in readings().items():
-            rows.append(head | {"reading": label} | _gain(one.baseline, pick, counts, hardware))
+        rows += [head | {"reading": label} | _gain(*counts, hardware) for label, hardware in readings().items()]
     return rows
-
-
-def in_batches_of(counts: Counts, batch: int | None) -> Counts:
-    """The counts as if metered in batches of another size: activations add up over images, and parameters are charged
-    once a batch. A batch's ratio is then the mean over the smaller ones with the same density; rounded to integers.
-    None: as they were metered."""
-
-    def regroup(row: BatchCounts) -> BatchCounts:
-        batches = row.images / size
-        return replace(
-            row,
-            parameter_elements=round(row.parameter_elements * batches),
-            parameter_nonzeros=round(row.parameter_nonzeros * batches),
-            statistics_elements=round(row.statistics_elements * batches),
-            statistics_nonzeros=round(row.statistics_nonzeros * batches),
-        )
-
-    size = batch or counts.batch
-    if size == counts.batch:
-        return counts
-    return replace(counts, batch=size, batches=[regroup(row) for row in counts.batches if not row.is_floor])

@@ -1,5 +1,7 @@
 """The one exception that a person's mistake raises, and how texts of unknown origin are shown."""
 
+LONGEST_NAME = 200
+
 
 class UserError(ValueError):
     """Bad input. The message is one line that says what is wrong and what would be right; the command line prints
@@ -9,3 +11,9 @@ class UserError(ValueError):
 def one_line(text: str) -> str:
     """``text`` without line breaks, and with ``?`` for what a terminal could take for a command."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+
+
+def printable(text: str, longest: int | None = LONGEST_NAME) -> str:
+    """``text`` in one line that no terminal, table or image takes for a command; cut where it is longer than that."""
+    clean = "".join(character if character.isprintable() else "?" for character in text)
+    return clean if longest is None or len(clean) <= longest else f"{clean[:longest]}…"

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from eat_runner.analysis.columns import BY, X, Y
 from eat_runner.cli.errors import one_line_errors
+from eat_runner.cli.stoppable import ensure_stdout
 from eat_runner.config.root import SELECTIONS
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, printable
 
 PROGRAM = "eat-report"
 
 
 def main() -> None:
     """Entry point of the console script."""
+    ensure_stdout()
     with one_line_errors(PROGRAM):
         command(sys.argv[1:])
 
@@ -34,13 +37,14 @@ def command(arguments: Sequence[str]) -> None:
     from eat_runner import report
 
     hardware = report.choose_hardware(folders, options.hardware)
+    axes = report.choose_axes(hardware, options.by, options.x, options.y)
     if options.select:
-        for path in report.selected_folders(folders, hardware, options.selection):
+        for path in report.selected_folders(folders, hardware, options.selection, options.by, axes):
             # a program gets the path as it is, a terminal what it can show
-            shown = report.printable(path, longest=None) if sys.stdout.isatty() else path
+            shown = printable(path, longest=None) if sys.stdout.isatty() else path
             sys.stdout.buffer.write(os.fsencode(shown) + b"\n")
         return
-    report.show(report.write_report(folders, hardware, options.selection, options.output))
+    report.show(report.write_report(folders, hardware, options.selection, options.output, options.by, axes))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,6 +73,25 @@ def _parser() -> argparse.ArgumentParser:
         default=SELECTIONS[0],
         help="how the best setting is picked: lowest energy within 3 points of standard training, on the validation "
         "split, or on the test split as in the paper (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--by",
+        choices=BY,
+        default=BY[0],
+        help="what shares a front: one network and training (family), or every network, penalty and method on the same "
+        "data (dataset), compared with standard training of the network that needs most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--x",
+        choices=X,
+        help="energy: uJ per image; relative: to the reference, standard training; ratio: with / without zero-skipping "
+        "of the same network (default: ratio by family; by dataset energy, relative where the prices are relative)",
+    )
+    parser.add_argument(
+        "--y",
+        choices=Y,
+        default="accuracy",
+        help="accuracy on the test split, or on the validation split (default: %(default)s)",
     )
     parser.add_argument("--select", action="store_true", help="print the path of the selected run, and nothing else")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the report goes; default: FOLDER")

@@ -6,7 +6,6 @@ Exit codes: 0 all is done; 1 a run failed; 2 bad input, nothing was started; 75 
 import atexit
 import gc
 import os
-import signal
 import sys
 import time
 import traceback
@@ -15,7 +14,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -28,9 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 from eat_runner.claims import claim
 from eat_runner.cli.callbacks import BeforeJobs, Identity, Refused, prepare_all
 from eat_runner.cli.compose import CONFIG_NAME, HYDRA_VERSION_BASE, no_foreign_code, register, to_experiment
-from eat_runner.cli.errors import one_line, one_line_errors
+from eat_runner.cli.errors import one_line
 from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra_errors import explain
+from eat_runner.cli.stoppable import CONTINUE_ME, run_stoppable
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "eat-run"
 RUN_FAILED = 1
-CONTINUE_ME = 75
 SECONDS_BETWEEN_LOOKS = 10  # at a cluster's queue
 LOOKS, SECONDS_TO_LOOK_AGAIN = 3, 0.2  # at runs that somebody has, perhaps only to ask for their status
 
@@ -50,27 +48,7 @@ _failed: list[ExperimentConfig] = []  # jobs that this process has tried
 
 def main() -> None:
     """Entry point of the console script."""
-    stops: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> None:
-        stops.append(number)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        with one_line_errors(PROGRAM, stops):
-            code = command(sys.argv[1:])
-    except SystemExit as end:
-        code = end.code
-    except (KeyboardInterrupt, Exception):
-        # libraries that are stopped while they are imported turn the interrupt into errors of their own
-        if not stops:
-            raise
-        code = CONTINUE_ME
-    if code == CONTINUE_ME:
-        print(f"{PROGRAM}: stopped: the same command continues", file=sys.stderr, flush=True)
-    sys.exit(code)
+    run_stoppable(PROGRAM, command)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -211,7 +189,9 @@ def collate(configs: list[ExperimentConfig]) -> bool:
     reports = {(Path(c.results_dir) / c.name, c.hardware.name, c.selection): c for c in configs}
     try:
         for (folder, _, selection), config in reports.items():
-            report.show(report.write_report(folder, config.hardware, selection))
+            written = report.write_report(folder, config.hardware, selection)
+            with suppress(OSError):  # who reads our output has gone, which takes nothing from the runs
+                report.show(written)
     except (UserError, OSError) as error:
         print(f"{PROGRAM}: no report: {one_line(error)}", file=sys.stderr, flush=True)
         return False
@@ -266,6 +246,19 @@ def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
     with _arguments(arguments), _errors_from_hydra(), no_foreign_code():
         run()
+
+
+def compose_sweep(overrides: Sequence[str]) -> list[ExperimentConfig]:
+    """The configurations of ``eat-run -m OVERRIDES``, composed by Hydra and checked; nothing is run."""
+    configs: list[ExperimentConfig] = []
+
+    def keep(found: list[ExperimentConfig]) -> None:
+        configs.extend(found)
+        sys.exit(0)
+
+    with suppress(SystemExit):
+        run_hydra(["-m", *overrides], keep)
+    return configs
 
 
 def check_flags(arguments: Sequence[str]) -> Namespace:

@@ -1,0 +1,48 @@
+"""How a command begins and ends that trains: whoever listens, and whatever stops it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from eat_runner.cli.errors import one_line_errors
+
+CONTINUE_ME = 75
+
+
+def ensure_stdout() -> None:
+    """What is printed goes nowhere where who started us has closed stdout (``>&-``): the work is done all the same."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinished: str = "stopped") -> NoReturn:
+    """Call ``command`` with the arguments of this process and exit with what it returns; with CONTINUE_ME, and a line
+    that says so, after SIGINT or SIGTERM. What takes long to import is best imported in there.
+
+    unfinished: why there is more to do, where there is.
+    """
+    ensure_stdout()
+    stops: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stops.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        with one_line_errors(program, stops):
+            code = command(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code
+    except (KeyboardInterrupt, Exception):
+        # libraries that are stopped while they are imported turn the interrupt into errors of their own
+        if not stops:
+            raise
+        code = CONTINUE_ME
+    if code == CONTINUE_ME:
+        print(f"{program}: {unfinished}: the same command continues", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,429 @@
+"""Fronts and layers -> figures, as PNG and SVG. The same input gives the same bytes. No torch, no pyplot, no window."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
+
+from eat_runner.analysis.layers import LayerPanel
+from eat_runner.analysis.pareto import Front
+from eat_runner.records import write_atomically
+
+ST_COLOUR, EAT_COLOUR = "#1f5fa8", "#c8352b"  # blue and red, as in the paper's figures
+INK, GREY, PALE = "#222222", "#7a7a7a", "#a3abb8"
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "eat-runner",
+    "text.color": INK,
+    # names come from folders: a dollar sign in one is no formula
+    "text.parse_math": False,
+    "text.usetex": False,
+    "xtick.color": "#444444",
+    "xtick.labelsize": 8.5,
+    "ytick.color": "#444444",
+    "ytick.labelsize": 8.5,
+}
+MAX_PANELS = 24
+MAX_LABELS = 40  # labels of a panel: more would hide the points
+MAX_ERROR_BARS = 60  # of a kind of point, in a panel
+MAX_TICK_NAMES = 90  # layer names below an axis: beyond, every second, third, … is named
+PANEL_INCHES = (5.6, 4.0)
+NETWORK_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", ".")
+LINE_INCHES = 0.2  # of a legend's line beyond the third
+LEGEND_INCHES, CHARACTER_INCHES = 0.6, 0.075  # of an entry, and of each character of its name
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``<stem>.png`` and ``<stem>.svg``; the two paths. The bytes depend on the figure alone."""
+    paths: list[Path] = []
+    with mpl.rc_context(STYLE):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+            data = io.BytesIO()
+            figure.savefig(data, format=suffix[1:], metadata=metadata)
+            path = stem.with_name(stem.name + suffix)
+            write_atomically(path, data.getvalue())
+            paths.append(path)
+    return paths
+
+
+# --- accuracy against energy ---------------------------------------------------------------------------------------
+
+
+def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
+    """The y of the fronts' axes against their x: a panel a family (the first MAX_PANELS), every run as a faint point,
+    the settings' means with error bars over the seeds, the non-dominated ones joined, their names, standard training,
+    the floor, and the selected setting in a ring. caption: the line below the title (hardware, seeds, rule)."""
+    shown = list(fronts[:MAX_PANELS])
+    columns = min(len(shown), 2 if len(shown) <= 4 else 3 if len(shown) <= 9 else 4)
+    rows = math.ceil(len(shown) / columns)
+    width, height = (6.8, 4.6) if len(shown) == 1 else (PANEL_INCHES[0] * columns * 0.85, PANEL_INCHES[1] * rows * 0.85)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height + 1.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        _headline(figure, "Accuracy against inference energy", _more(caption, len(fronts), len(shown)))
+        panels, markers = figure.subplots(rows, columns, squeeze=False), _network_markers(shown)
+        for axes, front in zip(panels.flat, shown, strict=False):
+            _draw_front(axes, front, markers)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel(shown[0].axes.y.axis)
+        for axes in [panels[(len(shown) - 1 - column) // columns, column] for column in range(columns)]:
+            axes.set_xlabel(shown[0].axes.x.axis)
+        handles, most = _legend(shown, markers, width), 3 if columns == 1 else 6
+        beside = _legend_columns(handles, most, width) if markers else most
+        figure.set_figheight(height + 1.0 + LINE_INCHES * max(math.ceil(len(handles) / beside) - 3, 0))
+        figure.legend(handles=handles, loc="outside lower center", ncols=beside)
+        _settle(figure)
+        for axes, front in zip(panels.flat, shown, strict=False):
+            _label(axes, front)
+    return figure
+
+
+def _more(caption: str, families: int, shown: int) -> str:
+    return (
+        caption if families == shown else f"{caption}\nthe first {shown} of {families} families; all are in pareto.csv"
+    )
+
+
+def _headline(figure: Figure, title: str, caption: str) -> None:
+    room = "\n" * max(1, caption.count("\n"))
+    figure.suptitle(f"{title}{room}", x=0.012, ha="left", fontsize=12, fontweight="bold")
+    figure.text(0.012, 0, caption, ha="left", va="top", fontsize=8.5, color=GREY, gid="caption")
+
+
+def _settle(figure: Figure) -> None:
+    """Fix the layout, then hang the caption below the title."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    title = figure._suptitle  # type: ignore[attr-defined]
+    box = title.get_window_extent()
+    for text in figure.texts:
+        if text.get_gid() == "caption":
+            top = box.y1 - 1.35 * 12 * figure.dpi / 72
+            text.set_y(figure.transFigure.inverted().transform((0, top))[1])
+            text.set_gid(None)
+
+
+def _network_markers(fronts: Sequence[Front]) -> dict[str, str]:
+    """A marker for each network, where networks share a front; none where each front is one network's. Those on a front
+    come first, and the last marker is for all that are too many."""
+    if all(front.settings["network"].nunique() == 1 for front in fronts):
+        return {}
+    settings = pd.concat([front.settings for front in fronts])
+    networks = dict.fromkeys([*sorted(settings.loc[settings["on_front"], "network"]), *sorted(settings["network"])])
+    return {name: NETWORK_MARKERS[min(i, len(NETWORK_MARKERS) - 1)] for i, name in enumerate(networks)}
+
+
+def _draw_front(axes: Axes, front: Front, markers: Mapping[str, str]) -> None:
+    settings, runs = front.settings, front.runs.loc[_by_setting(front)]
+    axes.plot(
+        *_points(front, runs),
+        linestyle="none",
+        marker="o",
+        markersize=3.2,
+        markeredgewidth=0,
+        color=PALE,
+        alpha=0.75 if len(runs) < 300 else 0.35,
+        zorder=2,
+    )
+    on_front, standard = settings["on_front"], settings["is_baseline"]
+    axes.plot(*_points(front, settings[on_front]), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
+    of_networks = [(settings["network"] == network, marker, marker) for network, marker in markers.items()]
+    for own, circle, diamond in of_networks or [(settings["n"] > 0, "o", "D")]:
+        hollow = {"marker": circle, "markerfacecolor": "white", "markersize": 4.5}
+        _means(axes, front, own & ~on_front & ~standard, color=GREY, **hollow, zorder=4)
+        _means(axes, front, own & on_front & ~standard, color=EAT_COLOUR, marker=circle, markersize=5.5, zorder=5)
+        if (own & standard).any():
+            _means(axes, front, own & standard, color=ST_COLOUR, marker=diamond, markersize=6, zorder=6)
+    if front.selected is not None:
+        x, y = _points(front, settings[settings["selected"]])
+        axes.plot(x, y, linestyle="none", marker="o", markersize=13, markerfacecolor="none", color=INK, zorder=7)
+    if front.floor is not None:
+        axes.axvline(front.floor, color=GREY, linestyle=(0, (5, 3)), linewidth=1, zorder=1)
+    axes.margins(x=0.09, y=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.set_title(_wrapped(front.family))
+    axes.tick_params(length=3)
+
+
+def _by_setting(front: Front) -> pd.Index:
+    """The runs in the order of their settings, so that the same points are drawn in the same order."""
+    place = {setting_id: place for place, setting_id in enumerate(front.settings.index)}
+    return front.runs["setting_id"].map(place).sort_values(kind="stable").index
+
+
+def _wrapped(title: str, width: int = 60) -> str:
+    """At most two lines; what does not fit is cut."""
+    if len(title) <= width:
+        return title
+    cut = title.rfind(", ", 0, width)
+    cut = cut + 1 if cut > 0 else width
+    rest = title[cut:].strip()
+    return f"{title[:cut]}\n{_cut(rest, width)}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _points(front: Front, rows: pd.DataFrame, suffix: str = "") -> tuple[list[float], list[float]]:
+    """x and y of settings or runs (or, by suffix, their deviations) as they are drawn; a missing deviation is 0."""
+    x, y = front.axes.x, front.axes.y
+    return (
+        [x.scale * value for value in rows[f"{x.key}{suffix}"].fillna(0.0)],
+        [y.scale * value for value in rows[f"{y.key}{suffix}"].fillna(0.0)],
+    )
+
+
+def _means(axes: Axes, front: Front, which: pd.Series, **style: Any) -> None:
+    settings = front.settings[which]
+    x, y = _points(front, settings)
+    x_std, y_std = _points(front, settings, "_std")
+    crowded = len(settings) > MAX_ERROR_BARS
+    style["markersize"] = 2.5 if crowded else style["markersize"]
+    axes.errorbar(
+        x,
+        y,
+        xerr=x_std,
+        yerr=y_std,
+        linestyle="none",
+        elinewidth=0.9,
+        capsize=0 if crowded else 1.8,
+        capthick=0.9,
+        errorevery=math.ceil(len(settings) / MAX_ERROR_BARS) if crowded else 1,
+        **style,
+    )
+
+
+def _legend(fronts: Sequence[Front], markers: Mapping[str, str], inches: float) -> list[Line2D]:
+    def entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
+        return Line2D([], [], label=label, linestyle=linestyle, **style)
+
+    settings = pd.concat([front.settings for front in fronts])
+    trained = settings[~settings["is_baseline"]]
+    eat = "EAT, " if (trained["lambda"] > 0).all() else ""
+    entries = [
+        entry("standard training (ST)", color=ST_COLOUR, marker="o" if markers else "D", markersize=6),
+        entry(f"{eat}non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
+        entry(f"{eat}dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
+        entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11),
+        entry("single run", color=PALE, marker="o", markersize=3.5),
+        entry("floor (every activation zero)", color=GREY, linestyle=(0, (5, 3)), linewidth=1),
+    ]
+    there = [
+        settings["is_baseline"].any(),
+        True,
+        not trained["on_front"].all(),
+        settings["selected"].any(),
+        (settings["n"] > 1).any(),
+        any(front.floor is not None for front in fronts),
+    ]
+    hollow = {"color": INK, "markerfacecolor": "white", "markersize": 5}
+    named = dict(zip(NETWORK_MARKERS, markers, strict=False))
+    if len(markers) > len(NETWORK_MARKERS):
+        named[NETWORK_MARKERS[-1]] = "other networks"
+    longest = int((inches - LEGEND_INCHES) / CHARACTER_INCHES)
+    networks = [entry(_cut(network, longest), marker=marker, **hollow) for marker, network in named.items()]
+    return [handle for handle, shown in zip(entries, there, strict=True) if shown] + networks
+
+
+def _legend_columns(handles: Sequence[Line2D], most: int, inches: float) -> int:
+    """As many as fit beside each other, at most so many."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    return max(1, min(most, int(inches / (LEGEND_INCHES + CHARACTER_INCHES * longest))))
+
+
+# labels: the first place around a point that nothing else has taken
+
+
+def _label(axes: Axes, front: Front) -> None:
+    """The names of the selected setting, the baselines, the front, then the others, where there is room."""
+    inside = axes.get_window_extent()
+    settings = front.settings
+    place = {name: (x, y) for name, x, y in zip(settings.index, *_points(front, settings), strict=True)}
+    boxes = {name: _around(axes, point) for name, point in place.items()}
+    on_front = list(settings.index[settings["on_front"]])
+    taken = list(boxes.values()) if len(boxes) <= 400 else [boxes[name] for name in on_front]
+    line = _line_boxes(axes, [place[name] for name in on_front])
+    if front.floor is not None:
+        taken.append(_floor_label(axes, front.floor))
+    wanted = settings.loc[_by_importance(front)]
+    for name, row in wanted.to_dict("index").items():
+        colour = ST_COLOUR if row["is_baseline"] else EAT_COLOUR if row["on_front"] else GREY
+        text = axes.annotate(
+            _standard_name(front, name) if row["is_baseline"] else row["short"],
+            place[name],
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8 if row["on_front"] or row["is_baseline"] else 7,
+            fontweight="bold" if row["selected"] else "normal",
+            color=colour,
+            zorder=8,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
+        for obstacles in ([*taken, *line], taken):
+            if _place(text, boxes[name], obstacles, inside):
+                taken.append(text.get_window_extent())
+                break
+        else:
+            text.remove()
+
+
+def _standard_name(front: Front, name: str) -> str:
+    """Which of several trainings is the reference is said."""
+    return "ST (reference)" if name == front.reference and front.settings["is_baseline"].sum() > 1 else "ST"
+
+
+def _by_importance(front: Front) -> list[str]:
+    """The settings to label: selected, reference, front, others; of the latter, where they are too many, every second,
+    third, …"""
+    order = [front.selected, front.reference, *front.settings.index[front.settings["on_front"]], *front.settings.index]
+    wanted = list(dict.fromkeys(name for name in order if name is not None))
+    return wanted[:2] + wanted[2 :: math.ceil(len(wanted) / MAX_LABELS)]
+
+
+PLACES: tuple[tuple[int, int, str, str], ...] = (
+    (7, 4, "left", "bottom"),
+    (7, -4, "left", "top"),
+    (-7, 4, "right", "bottom"),
+    (-7, -4, "right", "top"),
+    (0, 8, "center", "bottom"),
+    (0, -8, "center", "top"),
+    (10, 0, "left", "center"),
+    (-10, 0, "right", "center"),
+    (14, 14, "left", "bottom"),
+    (14, -14, "left", "top"),
+    (-14, 14, "right", "bottom"),
+    (-14, -14, "right", "top"),
+)
+
+
+def _place(text: Any, own: Bbox, obstacles: Sequence[Bbox], inside: Bbox) -> bool:
+    for x, y, horizontal, vertical in PLACES:
+        text.xyann = (x, y)
+        text.set(ha=horizontal, va=vertical)
+        box = text.get_window_extent()
+        within = inside.x0 <= box.x0 and box.x1 <= inside.x1 + 20 and inside.y0 <= box.y0 and box.y1 <= inside.y1 + 6
+        if within and not any(box.overlaps(other) for other in obstacles if other.bounds != own.bounds):
+            return True
+    return False
+
+
+def _around(axes: Axes, point: tuple[float, float], pixels: float = 4.5) -> Bbox:
+    x, y = axes.transData.transform(point)
+    return Bbox.from_extents(x - pixels, y - pixels, x + pixels, y + pixels)
+
+
+def _line_boxes(axes: Axes, points: Sequence[tuple[float, float]]) -> list[Bbox]:
+    """Small boxes along the line that joins the points."""
+    boxes: list[Bbox] = []
+    for (x0, y0), (x1, y1) in pairwise(axes.transData.transform(point) for point in points):
+        steps = max(1, int(math.hypot(x1 - x0, y1 - y0) / 6))
+        for step in range(1, steps):
+            x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+            boxes.append(Bbox.from_extents(x - 1, y - 1, x + 1, y + 1))
+    return boxes
+
+
+def _floor_label(axes: Axes, floor: float) -> Bbox:
+    text = axes.annotate(
+        f"floor {floor:.2f}",
+        (floor, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=8,
+        color=GREY,
+    )
+    return text.get_window_extent()
+
+
+# --- layer by layer ------------------------------------------------------------------------------------------------
+
+
+def firing_figure(panels: Sequence[LayerPanel], caption: str) -> Figure:
+    """Percentage of non-zero outputs of each layer, ST in blue beside EAT in red (the paper's Fig. 1 and 2)."""
+    return _layer_figure(panels, "Firing neurons, layer by layer", caption, "non-zero outputs (%)", "firing_rate", 100)
+
+
+def energy_figure(panels: Sequence[LayerPanel], caption: str, relative: bool) -> Figure:
+    """Energy per image of each layer, ST in blue beside EAT in red. relative: energies are in units of one MAC."""
+    most = max(panel.layers[["energy_pj_st", "energy_pj_eat"]].to_numpy().max() for panel in panels)
+    unit, scale = ("MACs", 1.0) if relative else next(((u, s) for u, s in ENERGY_UNITS if most * s >= 1), ("pJ", 1.0))
+    label = f"energy per image ({unit})"
+    return _layer_figure(panels, "Inference energy, layer by layer", caption, label, "energy_pj", scale)
+
+
+ENERGY_UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3))
+
+
+def _layer_figure(
+    panels: Sequence[LayerPanel], title: str, caption: str, label: str, measure: str, scale: float
+) -> Figure:
+    shown = list(panels[:MAX_PANELS])
+    layers = max(len(panel.layers) for panel in shown)
+    width = min(max(6.8, 1.5 + 0.16 * layers), 18)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 0.8 + 3.4 * len(shown)), layout="constrained")
+        FigureCanvasAgg(figure)
+        _headline(figure, title, _more(caption, len(panels), len(shown)))
+        for axes, panel in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+            _draw_layers(axes, panel, measure, scale)
+            axes.set_ylabel(label)
+        _settle(figure)
+    return figure
+
+
+def _draw_layers(axes: Axes, panel: LayerPanel, measure: str, scale: float) -> None:
+    positions = range(len(panel.layers))
+    for which, offset, colour, name in (
+        ("st", -0.2, ST_COLOUR, panel.st_label),
+        ("eat", 0.2, EAT_COLOUR, panel.eat_label),
+    ):
+        heights = [scale * value for value in panel.layers[f"{measure}_{which}"]]
+        axes.bar([p + offset for p in positions], heights, width=0.4, color=colour, linewidth=0, label=name)
+    step = math.ceil(len(positions) / MAX_TICK_NAMES)
+    axes.set_xticks(list(positions)[::step], [_short(name) for name in panel.layers["name"].iloc[::step]])
+    axes.tick_params(axis="x", labelrotation=90, labelsize=6.5, length=2)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(-0.8, len(positions) - 0.2)
+    axes.set_title(_wrapped(panel.family))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"…{name[1 - length :]}"
