@@ -15,9 +15,9 @@ import pytest
 
 import eat_runner
 from eat_runner.claims import claim
-from eat_runner.cli import run
-from eat_runner.cli.compose import compose_experiment as composed
+from eat_runner.cli import jobs, run
 from eat_runner.cli.help import choices
+from eat_runner.cli.hydra.compose import compose_experiment as composed
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.identity import FRESH, run_id
@@ -178,13 +178,13 @@ def test_on_error_stop_ends_at_the_first(command: Command, experiment: FakeExper
 def test_a_worker_that_stopped_takes_no_other_job(
     on_error: str, experiment: FakeExperiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "_failed", [])
+    monkeypatch.setattr(jobs, "_failed", [])
     first, second = (
         composed([f"lambda={value}", f"on_error={on_error}", f"results_dir={tmp_path}"]) for value in (FAILING, 1)
     )
     for job in (first, second):
         with suppress(SystemExit):
-            run.run_job(job)
+            jobs.run_job(job)
     assert experiment.ran == [(5.0, 0)] + [(1.0, 0)] * (on_error == "continue")
 
 
@@ -244,7 +244,7 @@ def test_a_run_that_somebody_held_for_a_moment_is_done_in_the_end(
 
     finishes = experiment.run
     monkeypatch.setattr(experiment, "run", has_another)
-    monkeypatch.setattr(run.time, "sleep", lambda _: held.close())
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: held.close())
     assert command("-m lambda=0,1") == 0
     assert experiment.ran == [(1.0, 0), (0.0, 0)]
 
@@ -261,7 +261,7 @@ def test_who_has_a_run_for_long_is_not_waited_for(
         return RunRecord(run_id=folder.name, status="running")
 
     monkeypatch.setattr(experiment, "run", has_another)
-    monkeypatch.setattr(run.time, "sleep", waits.append)
+    monkeypatch.setattr(jobs.time, "sleep", waits.append)
     with claim(folder) as mine:
         assert mine
         assert command("lambda=1") == 0
@@ -325,7 +325,7 @@ def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: 
         folder.mkdir()
         if status:
             RunFolder(folder).write_record(RunRecord(run_id=folder.name, status=status))
-    assert run.exit_code(folders) == code
+    assert jobs.exit_code(folders) == code
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
@@ -335,15 +335,15 @@ def test_a_run_that_another_process_repeats_is_running(status: str, tmp_path: Pa
     folder.write_record(RunRecord(run_id=tmp_path.name, status=status))
     with claim(tmp_path) as mine:
         assert mine
-        assert run.status(folder) == "running"
-        assert run.exit_code([tmp_path]) == 0
-    assert run.status(folder) == status
+        assert jobs.status(folder) == "running"
+        assert jobs.exit_code([tmp_path]) == 0
+    assert jobs.status(folder) == status
 
 
 def test_a_copied_folder_is_not_taken_for_this_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_record(RunRecord(run_id="another\x1b[2J", status="finished"))
     with pytest.raises(UserError) as refused:
-        run.exit_code([tmp_path])
+        jobs.exit_code([tmp_path])
     line = f"{tmp_path}/record.json is the record of another run, another?[2J: delete it to do this one"
     assert str(refused.value) == line
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from eat_runner import data, loggers, models, penalties
-from eat_runner.cli.compose import compose_experiment, key_types, root_keys
 from eat_runner.cli.help import choices
+from eat_runner.cli.hydra.compose import compose_experiment, key_types, root_keys
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.paths import conf_dir

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import run_folders
+from eat_runner.analysis.rows import hardware_of
+from eat_runner.analysis.table import collate, is_priced
 from eat_runner.config import MeterConfig
 from eat_runner.config.hardware import (
     FORMATS,
@@ -29,7 +31,6 @@ from eat_runner.energy.rules.base import EnergyReport, LayerEnergy, MarginalPric
 from eat_runner.energy.rules.fused import slope_bits
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
-from eat_runner.sweep import collate_runs, hardware_of
 
 FUSED_FILES = [name for name in builtin_hardware() if name != "published"]
 
@@ -545,12 +546,12 @@ def test_published_refuses_other_widths_of_a_run_though_it_reads_no_layers(tmp_p
     narrow.write_counts(replace(counts, layers=[replace(counts.layers[0], weight_bits=8), *counts.layers[1:]]))
     narrow.write_record(narrow.read_record())
     assert folder.read_counts(layers=False).layers == []
-    standard, quantised = collate_runs(tmp_path, PublishedHardware())
-    assert (standard.reason, standard.priced) == ("", True)
-    assert "layer1.0.conv has 8 bits" in quantised.reason
-    assert quantised.energy_ratio is None
+    runs = collate(tmp_path, PublishedHardware())
+    assert is_priced(runs).tolist() == [True, False]
+    assert runs["reason"][0] == ""
+    assert "layer1.0.conv has 8 bits" in runs["reason"][1]
     fused = FusedHardware(dram_pj_per_bit=1.0)
-    assert all(run.priced for run in collate_runs(tmp_path, fused))
+    assert is_priced(collate(tmp_path, fused)).all()
 
 
 def test_a_file_has_columns_of_widths_only_where_a_row_has_one(tmp_path: Path) -> None:
@@ -609,7 +610,7 @@ def test_a_rule_from_outside_prices_a_run(tmp_path: Path, monkeypatch: pytest.Mo
     hardware = load_hardware(str(tmp_path / "mine.yaml"))
     folder = run_folders.write_run(tmp_path, run_folders.config(1.0, hardware=hardware))
     assert hardware_of([tmp_path]) == hardware
-    [run] = collate_runs(tmp_path, hardware)
+    [run] = collate(tmp_path, hardware).itertuples()
     batches = [batch for batch in folder.read_counts().select("test").batches if batch.batch >= 0]
     nonzeros, values = (sum(getattr(b, name) for b in batches) for name in ("output_nonzeros", "output_elements"))
     assert (run.hardware, run.energy_ratio) == ("mine", pytest.approx(nonzeros / values))

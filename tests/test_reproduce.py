@@ -15,8 +15,8 @@ import torch
 from eat_runner import models
 from eat_runner import run as experiment
 from eat_runner.analysis.repricing import weights_share
-from eat_runner.cli.compose import compose_experiment
-from eat_runner.cli.run import compose_sweep
+from eat_runner.cli.hydra.compose import compose_experiment
+from eat_runner.cli.hydra.launch import compose_sweep
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eat_runner.cli.run import CONTINUE_ME, RUN_FAILED, compose_sweep, run_job, status, take_over, written
+from eat_runner.cli.hydra.launch import compose_sweep
+from eat_runner.cli.jobs import run_job, status, take_over, written
 from eat_runner.config.identity import run_id
 from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig
-from eat_runner.errors import UserError
+from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
 from eat_runner.records import FINAL
 from reproduction import report
 from reproduction.cells import (

@@ -1,4 +1,7 @@
-"""The one exception that a person's mistake raises, and how texts of unknown origin are shown."""
+"""The one exception that a person's mistake raises, exit codes, and how texts of unknown origin are shown."""
+
+# of the commands, beside 0: a run failed; bad input, nothing was started; stopped, the same command continues
+RUN_FAILED, BAD_INPUT, CONTINUE_ME = 1, 2, 75
 
 LONGEST_NAME = 200
 

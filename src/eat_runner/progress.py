@@ -2,13 +2,42 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+class Audience:
+    """A stream that nobody need read: what cannot be written (a pipe or terminal that is gone, a full device, a stream
+    that was closed from the beginning) is lost, and nothing else happens."""
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        if self.stream is not None:
+            with suppress(OSError, ValueError):
+                self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self.stream is not None:
+            with suppress(OSError, ValueError):
+                self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream is not None and not self.stream.closed and self.stream.isatty()
+
+    def fileno(self) -> int:
+        if self.stream is None:
+            raise OSError("there is no stream")
+        return self.stream.fileno()
 
 
 class ProgressBar:
@@ -18,9 +47,8 @@ class ProgressBar:
     """
 
     def __init__(self, title: str, total: int, stream: TextIO | None = None):
-        stream = stream or sys.stderr
-        self.title, self.total, self.stream = title, total, stream
-        self.console = Console(file=stream)
+        self.title, self.total, self.stream = title, total, Audience(stream or sys.stderr)
+        self.console = Console(file=cast(TextIO, self.stream))
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self.console, transient=True)
         self.task = self.bar.add_task(title, total=total, text="")
@@ -51,11 +79,12 @@ class ProgressBar:
             self.last_line = now
             per_unit = (now - self.started) / max(done - self.first, 1)
             left = round(per_unit * (self.total - done))
-            print(f"{self.title}  {done}/{self.total}  {left} s left  {text}", file=self.stream, flush=True)
+            self.say(f"{self.title}  {done}/{self.total}  {left} s left  {text}")
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
         if self.console.is_terminal:
             self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(line, file=self.stream, flush=True)
+            self.stream.write(f"{line}\n")
+            self.stream.flush()

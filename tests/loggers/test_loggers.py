@@ -82,6 +82,6 @@ def test_every_logger_hears_everything_and_is_closed(about, error, monkeypatch):
 
 
 def test_the_defaults_are_those_of_conf():
-    from eat_runner.cli.compose import compose_experiment
+    from eat_runner.cli.hydra.compose import compose_experiment
 
     assert compose_experiment().loggers == default_loggers()

@@ -4,12 +4,10 @@ import os
 import sys
 import traceback
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from eat_runner import errors
-from eat_runner.errors import UserError
-
-BAD_INPUT = 2
+from eat_runner.errors import BAD_INPUT, UserError
 
 
 @contextmanager
@@ -33,8 +31,14 @@ def one_line_errors(program: str, stopped: Sequence[int] = ()) -> Generator[None
             raise KeyboardInterrupt from error
         if full:
             traceback.print_exc()
-        print(f"{program}: error: {one_line(error)}", file=sys.stderr, flush=True)
+        tell(f"{program}: error: {one_line(error)}")
         sys.exit(BAD_INPUT)
+
+
+def tell(line: str) -> None:
+    """Say it on stderr, to whoever is still there: a command outlives its audience."""
+    with suppress(OSError, ValueError):  # a pipe or terminal that is gone, a full device, closed
+        print(line, file=sys.stderr, flush=True)
 
 
 def one_line(error: Exception) -> str:

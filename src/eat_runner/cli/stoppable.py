@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from eat_runner.cli.errors import one_line_errors
-
-CONTINUE_ME = 75
+from eat_runner.cli.errors import one_line_errors, tell
+from eat_runner.errors import CONTINUE_ME
 
 
 def ensure_stdout() -> None:
@@ -44,5 +43,5 @@ def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinis
             raise
         code = CONTINUE_ME
     if code == CONTINUE_ME:
-        print(f"{program}: {unfinished}: the same command continues", file=sys.stderr, flush=True)
+        tell(f"{program}: {unfinished}: the same command continues")
     sys.exit(code)

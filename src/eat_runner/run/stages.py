@@ -8,7 +8,7 @@ from eat_runner.config.identity import as_plain
 from eat_runner.energy.counts import merge
 from eat_runner.energy.meter import NonFiniteError
 from eat_runner.environment import keep_freed_memory
-from eat_runner.errors import one_line
+from eat_runner.errors import CONTINUE_ME, one_line
 from eat_runner.loggers import Loggers, listening
 from eat_runner.loggers.base import About
 from eat_runner.records import RunRecord, write_atomically
@@ -19,14 +19,12 @@ from eat_runner.train.evaluate import Evaluation, evaluate
 from eat_runner.train.history import EpochRow
 from eat_runner.train.loop import Trainer
 
-EXIT_CONTINUE_ME = 75
-
 
 class Interrupted(SystemExit):
     """A signal stopped the run after its checkpoint was written: the same command continues it."""
 
     def __init__(self) -> None:
-        super().__init__(EXIT_CONTINUE_ME)
+        super().__init__(CONTINUE_ME)
 
 
 # (an epoch's row) -> why the run is to end here, None to go on

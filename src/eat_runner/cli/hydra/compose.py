@@ -26,7 +26,7 @@ CONFIG_NAME = "config"
 LAMBDA = "lambda"
 LOGGERS = "loggers"  # a mapping from names to schemas, since the group takes a list
 # what Hydra is told to build; nothing else, since a configuration may come from anywhere
-CALLBACKS = {"before_jobs": {"_target_": "eat_runner.cli.callbacks.BeforeJobs"}}
+CALLBACKS = {"before_jobs": {"_target_": "eat_runner.cli.hydra.callbacks.BeforeJobs"}}
 TARGETS = frozenset(
     {
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",

@@ -13,8 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from eat_runner.claims import check_locks
-from eat_runner.cli.compose import LOGGERS, to_experiment, without_hydra
 from eat_runner.cli.help import choices
+from eat_runner.cli.hydra.compose import LOGGERS, to_experiment, without_hydra
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import Start, preparation, run_id
 from eat_runner.config.root import ExperimentConfig

@@ -6,8 +6,8 @@ from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from eat_runner.cli.compose import key_types, no_key
 from eat_runner.cli.help import choices
+from eat_runner.cli.hydra.compose import key_types, no_key
 from eat_runner.config.groups import GROUPS
 
 TYPE_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}

@@ -1,0 +1,1 @@
+"""What belongs to Hydra alone; nothing below cli/ knows it."""

@@ -1,0 +1,106 @@
+"""The runs of a command, one by one: run them, take over what others left, and what became of them."""
+
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from eat_runner.claims import claim
+from eat_runner.cli.errors import one_line, tell
+from eat_runner.config.root import ExperimentConfig
+from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
+from eat_runner.records import FINAL, RunFolder, RunRecord
+
+PROGRAM = "eat-run"
+LOOKS, SECONDS_TO_LOOK_AGAIN = 3, 0.2  # at runs that somebody has, perhaps only to ask for their status
+
+_failed: list[ExperimentConfig] = []  # jobs that this process has tried
+
+
+def forget_failures() -> None:
+    """At the beginning of a command: what another one has tried may be tried again."""
+    _failed.clear()
+
+
+def run_job(job: ExperimentConfig) -> str:
+    """Run it, say so if it fails, in whatever way, and stop then if that is wanted; its status."""
+    from eat_runner import run as experiment
+
+    if any(failed.on_error == "stop" for failed in _failed):  # a worker that is not ended yet
+        sys.exit(RUN_FAILED)
+    try:
+        record = experiment.run(job)
+    except Exception as error:  # before the run had a folder for its record
+        name = f"lambda={job.lambda_:g} seed={job.seed}"
+        record = RunRecord(run_id=name, status="failed", reason=_with_place(error))
+    if record.status == "failed":
+        _failed.append(job)
+        tell(f"{PROGRAM}: run {record.run_id} failed: {record.reason}")
+        if job.on_error == "stop":
+            sys.exit(RUN_FAILED)
+    return record.status
+
+
+def _with_place(error: Exception) -> str:
+    """The error in one line, and where it was raised if it is no mistake of a person's."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+    said = one_line(error).removeprefix(kind)
+    return f"{kind}{said and ': '}{said} ({Path(place.filename).name}:{place.lineno})"
+
+
+def take_over(runs: Mapping[Path, ExperimentConfig], before: Mapping[Path, float]) -> None:
+    """Once all jobs had their turn, under whatever launcher: the runs that are not done and that nobody has, since who
+    had them died. Waits for nobody; but who only asked for a status holds a run for a moment, so look again.
+
+    before: when each run's record was written; one that failed since then is not tried again.
+    """
+    for look in range(LOOKS):
+        if look:
+            time.sleep(SECONDS_TO_LOOK_AGAIN)
+        somebody_has = False
+        for folder, job in runs.items():
+            with suppress(UserError):  # a damaged record: the exit code tells
+                found = status(RunFolder(folder))
+                tried = job in _failed or (found == "failed" and written(folder) != before[folder])
+                if found not in {*FINAL, "running"} and not tried:
+                    found = run_job(job)
+                somebody_has |= found == "running"
+        if not somebody_has:
+            return
+
+
+def written(folder: Path) -> float:
+    """When the run's record was written, 0 without one."""
+    with suppress(OSError):
+        return RunFolder(folder).record.stat().st_mtime
+    return 0.0
+
+
+def exit_code(folders: list[Path]) -> int:
+    """What the records on disk say about the command's runs, under whatever launcher they ran."""
+    statuses = {status(RunFolder(folder)) for folder in folders}
+    if statuses & {"failed", "missing"}:
+        return RUN_FAILED
+    return CONTINUE_ME if "interrupted" in statuses else 0
+
+
+def status(folder: RunFolder) -> str:
+    """The status in the record, ``missing`` without one; ``running`` where it is not final and another process has the
+    run. UserError where the record is damaged or another run's."""
+    found = _recorded(folder)
+    if found in FINAL or not folder.path.is_dir():
+        return found
+    try:
+        with claim(folder.path) as ours:
+            return _recorded(folder) if ours else "running"  # again: it may have ended meanwhile
+    except OSError:  # full or read-only: nobody can work there
+        return found
+
+
+def _recorded(folder: RunFolder) -> str:
+    record = folder.read_own_record(folder.path.name)
+    return record.status if record else "missing"
