@@ -26,7 +26,7 @@ FINGERPRINT = "f" * 16
 def config(
     lambda_: float = 1.0, seed: int = 0, dataset: str = "digits", model: str = "resnet18", **changes: Any
 ) -> ExperimentConfig:
-    values = {"lambda_": lambda_, "seed": seed, "meter": MeterConfig(batch=BATCH)} | changes
+    values = {"lambda_": lambda_, "seed": seed, "meter": MeterConfig(batch_size=BATCH)} | changes
     return ExperimentConfig(dataset=DatasetConfig(name=dataset), model=ModelConfig(name=model, width=16), **values)
 
 
@@ -45,7 +45,7 @@ def counts(lambda_: float, seed: int, blocks: int = 8, splits: Sequence[str] = (
     """A chain of convolution, batch norm and ReLU blocks, flatten and a linear layer, at the firing rate of lambda."""
     layers = [row for split in splits for row in _layers(split, firing(lambda_, seed), blocks)]
     batches = [row for split in splits for row in _batches(split, layers)]
-    return Counts(layers=layers, batches=batches, batch=BATCH)
+    return Counts(layers=layers, batches=batches, batch_size=BATCH)
 
 
 def _layers(split: str, rate: float, blocks: int) -> list[LayerCounts]:
@@ -191,7 +191,7 @@ def write_run(parent: Path, chosen: ExperimentConfig, *, blocks: int = 8, **reco
         "baseline_id": baseline_id(chosen, FINGERPRINT),
         "determinants": determinants(chosen, FINGERPRINT),
         "data_fingerprint": FINGERPRINT,
-        "meter": {"batch": chosen.meter.batch, "threshold": chosen.meter.threshold},
+        "meter": {"batch": chosen.meter.batch_size, "threshold": chosen.meter.threshold},
     } | record
     if values["status"] == "finished":
         splits = [split for split in IMAGES if split == "test" or chosen.dataset.validation > 0]

@@ -191,7 +191,7 @@ LINES = [
         "^SCHEMAS: ",
         "@dataclass(kw_only=True, slots=True)\nclass PerProductHardware:\n"
         '    name: str = "per_product"\n    rule: str = "per_product"\n    process_nm: int = 1\n'
-        "    product_pj: float = 1.0\n    batch: int | None = None\n    threshold: float = 2.0**-126\n"
+        "    product_pj: float = 1.0\n    batch_size: int | None = None\n    threshold: float = 2.0**-126\n"
         '    relative: bool = False\n    note: str = ""\n'
         "    source: dict[str, str] = field(default_factory=dict)\n\n    def check(self):\n        pass\n",
     ),
@@ -218,7 +218,7 @@ LINES = [
 ARGUMENTS = (
     "dataset=stripes model=tiny penalty=scaled_l1 penalty.scale=0.3 schedule=late lambda=0.5 freeze=bias "
     "hardware=per_product loggers=[csv,progress,journal] trainer.batch_size=25 trainer.epochs=40 trainer.compile=off "
-    "meter.batch=50 threads=1 device=cpu"
+    "meter.batch_size=50 threads=1 device=cpu"
 ).split()
 
 

@@ -29,7 +29,7 @@ BAD: dict[str, str] = {
     "sead=1": "sead is no key: did you mean seed?",
     "epochs=3": "epochs is no key: did you mean trainer.epochs?",
     "nam=x": "nam is no key: did you mean name?",
-    "batch=50": "batch is no key: did you mean meter.batch?",
+    "batch=50": "batch is no key: did you mean meter.batch_size?",
     "widht=3": "widht is no key: did you mean model.width?",
     "model.widht=3": "model.widht is no key: did you mean model.width?",
     "trainer.bogus=1": "trainer.bogus is no key: choose among trainer.epochs, trainer.batch_size, trainer.lr, "
@@ -68,7 +68,7 @@ BAD: dict[str, str] = {
     "init=[1]": "init=[1] is of the wrong type: init is text",
     "trainer.epochs=ten": "trainer.epochs=ten is of the wrong type: trainer.epochs is a whole number",
     "model.width=null": "model.width=null is of the wrong type: model.width is a whole number",
-    "meter.batch=x": "meter.batch=x is of the wrong type: meter.batch is a whole number",
+    "meter.batch_size=x": "meter.batch_size=x is of the wrong type: meter.batch_size is a whole number",
     "hardware.multiply_pj=much": "hardware.multiply_pj=much is of the wrong type: hardware.multiply_pj is a number",
     # ranges
     "lambda=-1": f"lambda=-1 {FINITE_0}",
@@ -93,7 +93,7 @@ BAD: dict[str, str] = {
     "model.width=0": "model.width=0 is out of range: it must be between 1 and 1024",
     "model.stem=5x5": "model.stem=5x5 is unknown: choose one of auto, 3x3, 7x7",
     "penalty.scope=all": "penalty.scope=all is unknown: choose one of leaf_modules, activations",
-    "meter.batch=0": "meter.batch=0 is out of range: it must be between 1 and 1e+06",
+    "meter.batch_size=0": "meter.batch_size=0 is out of range: it must be between 1 and 1e+06",
     "hardware.multiply_pj=-1": f"hardware.multiply_pj=-1 {FINITE_0}",
     "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
     "selection=best": "selection=best is unknown: choose one of validation, paper",
@@ -105,8 +105,8 @@ BAD: dict[str, str] = {
     "-m schedule.name=linear,warm": "schedule.name=warm is unknown: choose one of constant, cosine, exponential, "
     "linear, step",
     "hardware.rule=fused": "hardware.rule=fused is unknown: choose one of published",
-    "meter.batch=50": "meter.batch=50 does not fit hardware=published, which prices counts made with 100: "
-    "leave meter.batch as it is or choose other hardware",
+    "meter.batch_size=50": "meter.batch_size=50 does not fit hardware=published, which prices counts made with 100: "
+    "leave meter.batch_size as it is or choose other hardware",
     "meter.threshold=0.5": "meter.threshold=0.5 does not fit hardware=published, which prices counts made with "
     "1.17549e-38: leave meter.threshold as it is or choose other hardware",
     "name=a/b": "name='a/b' is no folder name: use letters, digits, '-', '_' and '.'",

@@ -27,7 +27,7 @@ GROUPS = {
     "meter": MeterConfig,
 }
 # what keys of records are called in the schemas, where that is something else
-OTHER_NAMES = {"lambda": "lambda_", "normalisation": "weighting"}
+OTHER_NAMES = {"lambda": "lambda_", "normalisation": "weighting", "batch": "batch_size"}
 
 
 def rebuilt(schema: type[Any], values: dict[str, Any]) -> Any:

@@ -60,7 +60,9 @@ def test_config_yaml_states_the_defaults_of_the_code() -> None:
     assert set(written) - {"defaults", "hydra"} == {*root_keys(), "meter"}
     values = {key: getattr(default, field) for key, field in root_keys().items()}
     assert {key: written[key] for key in values} == values | {"lambda": None}
-    assert written["meter"] == {key: getattr(default.meter, key) for key in ("batch", "threshold", "ignore_uncounted")}
+    assert written["meter"] == {
+        key: getattr(default.meter, key) for key in ("batch_size", "threshold", "ignore_uncounted")
+    }
 
 
 def test_the_paper_trainer_is_the_papers() -> None:
@@ -73,7 +75,7 @@ def test_the_paper_trainer_is_the_papers() -> None:
 
 def test_key_types_name_what_can_be_set() -> None:
     assert key_types()["lambda"] == key_types()["hardware.dram_pj_per_bit"] == "float"
-    assert key_types()["trainer.epochs"] == key_types()["seed"] == key_types()["hardware.batch"] == "int"
+    assert key_types()["trainer.epochs"] == key_types()["seed"] == key_types()["hardware.batch_size"] == "int"
     assert key_types()["dataset.flip"] == key_types()["plan"] == "bool"
     assert key_types()["init"] == key_types()["model.arch"] == "str"
 

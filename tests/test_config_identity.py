@@ -41,7 +41,7 @@ def test_what_differs_from_the_defaults_is_in_the_hash() -> None:
         model=ModelConfig(name="torchvision", arch="mobilenet_v2"),
         penalty=L0Config(sigma=0.001),
         trainer=TrainerConfig(epochs=3, evaluate_every=2, checkpoint_every=5, keep_checkpoint=True),
-        meter=MeterConfig(batch=50, ignore_uncounted=True),
+        meter=MeterConfig(batch_size=50, ignore_uncounted=True),
         lambda_=0.5,
         seed=7,
     )
@@ -76,7 +76,7 @@ OTHER_RUNS = {
     "precision": replace(CONFIG, trainer=TrainerConfig(precision="bf16")),
     "channels_last": replace(CONFIG, trainer=TrainerConfig(channels_last=False)),
     "compile": replace(CONFIG, trainer=TrainerConfig(compile="off")),
-    "meter": replace(CONFIG, meter=MeterConfig(batch=99)),
+    "meter": replace(CONFIG, meter=MeterConfig(batch_size=99)),
     "width": replace(CONFIG, model=ModelConfig(width=16)),
     "flip": replace(CONFIG, dataset=DatasetConfig(flip=True)),
 }
@@ -152,4 +152,4 @@ def test_a_group_that_came_later_is_in_the_hash_where_it_says_something(monkeypa
     assert determinants(CONFIG, DATA)["meter"] == {}
     monkeypatch.setitem(GROUPS, "meter", replace(GROUPS["meter"], later=True))
     assert "meter" not in determinants(CONFIG, DATA)
-    assert determinants(replace(CONFIG, meter=MeterConfig(batch=50)), DATA)["meter"] == {"batch": 50}
+    assert determinants(replace(CONFIG, meter=MeterConfig(batch_size=50)), DATA)["meter"] == {"batch": 50}

@@ -81,7 +81,7 @@ def test_splits_are_merged_and_selected() -> None:
         for k, split in enumerate(["validation", "test"], start=1)
     ]
     both = merge(parts)
-    assert (len(both.layers), len(both.batches), both.batch, both.threshold) == (2, 2, 50, 0.5)
+    assert (len(both.layers), len(both.batches), both.batch_size, both.threshold) == (2, 2, 50, 0.5)
     assert both.uncounted == ("op",)
     assert both.select("validation") == parts[0]
     assert both.select("test") == parts[1]

@@ -392,14 +392,14 @@ def test_published_layers_leave_functions_out_and_add_up() -> None:
 
 
 def test_counts_metered_in_another_way_are_refused() -> None:
-    counts = Counts([], [BATCH], batch=64)
-    with pytest.raises(UserError, match=r"published needs counts with meter.batch=100, these have 64"):
+    counts = Counts([], [BATCH], batch_size=64)
+    with pytest.raises(UserError, match=r"published needs counts with meter.batch_size=100, these have 64"):
         estimate(counts, PUBLISHED)
     with pytest.raises(UserError, match=r"meter.threshold=1.17549e-38, these have 0.5"):
         estimate(Counts([], [BATCH], threshold=0.5), PRICES)
     with pytest.raises(UserError, match=r"no counts of the split 'validation'"):
         estimate(Counts([], [BATCH]), PUBLISHED, "validation")
-    assert estimate(Counts([CONV], [BATCH], batch=64), PRICES).ratio < 1
+    assert estimate(Counts([CONV], [BATCH], batch_size=64), PRICES).ratio < 1
 
 
 def test_what_is_not_counted_is_named() -> None:

@@ -291,7 +291,7 @@ def chain(**last: Any) -> Counts:
             **numbers | last,
         ),
     ]
-    return Counts(with_consumers(rows), [BatchCounts(split="test", batch=0, images=2)], batch=2)
+    return Counts(with_consumers(rows), [BatchCounts(split="test", batch=0, images=2)], batch_size=2)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_view_that_adds_zeros_shows_a_tensor_once() -> None:
     counts = replace(chain(), layers=with_consumers([conv, relu, pad, reader]))
     assert marginal(counts, replace(ROUND, skip="none")).activations == {1: 8 + 8, 3: 8}
     # an output and an input of the ReLU (in place), of the padding and of the convolution: four readings, two writings
-    published = PublishedHardware(dram_pj_per_value=10.0, multiply_pj=0.0, batch=2)
+    published = PublishedHardware(dram_pj_per_value=10.0, multiply_pj=0.0, batch_size=2)
     assert marginal(counts, published).activations == {0: 10, 1: 10 * (2 + 2 + 1), 3: 10}
 
 
@@ -372,7 +372,7 @@ def test_published_by_hand(inplace: str, convolution: tuple[int, int], activatio
         statistics_nonzeros=10,
         computations=4_800,
     )
-    hardware = PublishedHardware(dram_pj_per_value=10.0, multiply_pj=0.5, inplace=inplace, batch=2)
+    hardware = PublishedHardware(dram_pj_per_value=10.0, multiply_pj=0.5, inplace=inplace, batch_size=2)
     prices = marginal(replace(chain(), batches=[batch]), hardware)
     # 2,400 pJ of computations; parameters 30 of 60. An input more is worth 2400 x 1/2 / 400 = 3 pJ
     assert prices.activations == pytest.approx(
@@ -416,7 +416,7 @@ def metered_pj(model: nn.Module, hardware: HardwareConfig) -> float:
 
 
 def metered(model: nn.Module) -> Counts:
-    return measure(model, [torch.ones(2, 1, 6, 6)], MeterConfig(batch=2), floor=False)
+    return measure(model, [torch.ones(2, 1, 6, 6)], MeterConfig(batch_size=2), floor=False)
 
 
 def sparse_weight() -> Tensor:
@@ -434,7 +434,7 @@ METERED = ["published", "fused_45nm", "fused_7nm_int8"]
 @pytest.mark.parametrize("padding_mode", NETWORKS)
 @pytest.mark.parametrize("name", METERED)
 def test_an_activation_that_is_flipped_costs_its_price_on_average(name: str, padding_mode: str) -> None:
-    hardware = replace(load_hardware(name), batch=2)
+    hardware = replace(load_hardware(name), batch_size=2)
     model = Checkered(padding_mode, NETWORKS[padding_mode])
     before = metered_pj(model, hardware)
     price = marginal(metered(model), hardware).activations[1]
@@ -451,7 +451,7 @@ def test_an_activation_that_is_flipped_costs_its_price_on_average(name: str, pad
 
 @pytest.mark.parametrize("name", METERED)
 def test_a_weight_that_is_flipped_costs_its_price_on_average(name: str) -> None:
-    hardware = replace(load_hardware(name), batch=2)
+    hardware = replace(load_hardware(name), batch_size=2)
     model = Checkered("circular", sparse_weight())
     before = metered_pj(model, hardware)
     price = marginal(metered(model), hardware).weights[2]
@@ -526,7 +526,7 @@ def test_the_hardwares_own_width_said_twice() -> None:
 
 @pytest.mark.parametrize("widths", [{"weight_bits": 8}, {"output_bits": 4}, {"weight_bits": 32, "output_bits": 16}])
 def test_published_refuses_other_widths(widths: dict[str, int]) -> None:
-    hardware = PublishedHardware(batch=2)
+    hardware = PublishedHardware(batch_size=2)
     counts = chain(**widths)
     for rule in (RULES["published"].price, RULES["published"].marginal_pj):
         with pytest.raises(UserError) as error:
@@ -561,7 +561,7 @@ def test_a_file_has_columns_of_widths_only_where_a_row_has_one(tmp_path: Path) -
     wide = replace(chain(), layers=[CONV, replace(CONV, call=1, output_bits=4)])
     folder.write_counts(wide)
     assert folder.layers.read_text().splitlines()[0].endswith(",macs_both_nonzero,output_bits")
-    folder.write_record(run_folders.RunRecord(run_id="x", meter={"batch": 2, "threshold": wide.threshold}))
+    folder.write_record(run_folders.RunRecord(run_id="x", meter={"batch_size": 2, "threshold": wide.threshold}))
     assert folder.read_counts().layers == wide.layers
     assert folder.read_counts(layers=False).layers == wide.layers
 
@@ -578,7 +578,7 @@ class FlatHardware:
     process_nm: int = 28
     value_pj: float = 1.0
     scales: list[float] = field(default_factory=list)
-    batch: int | None = None
+    batch_size: int | None = None
     threshold: float = 2.0**-126
     relative: bool = False
     note: str = ""

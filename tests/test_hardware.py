@@ -42,7 +42,7 @@ def test_published_prices() -> None:
     assert (hardware.rule, hardware.relative) == ("published", False)
     assert hardware.dram_pj_per_value == (1300 + 2600) / 2
     assert hardware.multiply_pj == 3.7
-    assert (hardware.inplace, hardware.bn_statistics_repeats, hardware.batch) == ("as_built", 1, 100)
+    assert (hardware.inplace, hardware.bn_statistics_repeats, hardware.batch_size) == ("as_built", 1, 100)
     assert hardware.threshold == 2**-126
 
 
@@ -81,10 +81,10 @@ def test_eyeriss_prices_are_relative() -> None:
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "defaults: [base_fused, _self_]\nrule: fused\nmultiply_pj: 2\nbatch: 50\nsource: {multiply_pj: me}\n"
+        "defaults: [base_fused, _self_]\nrule: fused\nmultiply_pj: 2\nbatch_size: 50\nsource: {multiply_pj: me}\n"
     )
     assert load_hardware(str(path)) == FusedHardware(
-        name="mine", multiply_pj=2.0, batch=50, source={"multiply_pj": "me"}
+        name="mine", multiply_pj=2.0, batch_size=50, source={"multiply_pj": "me"}
     )
 
 

@@ -23,7 +23,7 @@ THRESHOLD = 2.0**-126
 
 
 def meter(model: nn.Module, *batches: Tensor, floor: bool = False, **config: Any) -> Counts:
-    return measure(model, batches, MeterConfig(batch=len(batches[0]), **config), floor=floor)
+    return measure(model, batches, MeterConfig(batch_size=len(batches[0]), **config), floor=floor)
 
 
 def by_name(counts: Counts) -> dict[str, LayerCounts]:
@@ -488,7 +488,7 @@ def test_batches_are_numbered_and_the_last_may_be_smaller() -> None:
     model = nn.Sequential(nn.Linear(2, 3))
     x = torch.ones(5, 2)
     outputs: list[Tensor] = []
-    counts = measure(model, [x[:2], x[2:4], x[4:]], MeterConfig(batch=2), "validation", on_output=outputs.append)
+    counts = measure(model, [x[:2], x[2:4], x[4:]], MeterConfig(batch_size=2), "validation", on_output=outputs.append)
     assert [(b.split, b.batch, b.images) for b in counts.batches] == [
         ("validation", 0, 2),
         ("validation", 1, 2),
@@ -498,7 +498,7 @@ def test_batches_are_numbered_and_the_last_may_be_smaller() -> None:
     assert [len(output) for output in outputs] == [2, 2, 1]
     [row] = counts.layers
     assert (row.images, row.input_elements, row.macs_valid) == (5, 10, 5 * 6)
-    assert (counts.batch, counts.threshold) == (2, THRESHOLD)
+    assert (counts.batch_size, counts.threshold) == (2, THRESHOLD)
 
 
 def test_layers_and_batches_tell_the_same_totals_of_module_calls() -> None:
@@ -528,15 +528,15 @@ def test_layers_and_batches_tell_the_same_totals_of_module_calls() -> None:
             norm.statistics_nonzeros,
         )
     assert {row.images for row in counts.layers} == {sum(batch.images for batch in batches)} == {counts.images}
-    report = estimate(counts, replace(load_hardware("published"), batch=2))
+    report = estimate(counts, replace(load_hardware("published"), batch_size=2))
     assert sum(layer.energy_pj for layer in report.layers) == pytest.approx(report.energy_uj_per_image * 1e6, rel=1e-12)
     assert sum(layer.dense_pj for layer in report.layers) == pytest.approx(report.dense_uj_per_image * 1e6, rel=1e-12)
 
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2], [2, 1, 1]])
 def test_batches_of_another_size_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(UserError, match=r"meter\.batch=2 does not fit"):
-        measure(nn.Sequential(nn.Linear(2, 3)), [torch.ones(size, 2) for size in sizes], MeterConfig(batch=2))
+    with pytest.raises(UserError, match=r"meter\.batch_size=2 does not fit"):
+        measure(nn.Sequential(nn.Linear(2, 3)), [torch.ones(size, 2) for size in sizes], MeterConfig(batch_size=2))
 
 
 def test_nothing_to_measure_is_refused() -> None:

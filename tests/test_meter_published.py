@@ -19,12 +19,12 @@ THRESHOLD = 2.0**-126
 
 
 def meter(model: nn.Module, x: Tensor, floor: bool = False) -> Counts:
-    return measure(model, [x], MeterConfig(batch=len(x)), floor=floor)
+    return measure(model, [x], MeterConfig(batch_size=len(x)), floor=floor)
 
 
 def price(counts: Counts, inplace: str = "as_built") -> EnergyReport:
     hardware = load_hardware("published")
-    return estimate(counts, replace(hardware, batch=counts.batch, inplace=inplace))
+    return estimate(counts, replace(hardware, batch_size=counts.batch_size, inplace=inplace))
 
 
 def totals(counts: Counts) -> dict[str, int]:
@@ -309,7 +309,7 @@ def test_totals_equal_the_naive_reference(arch: str, size: int) -> None:
 def test_the_paths_of_a_network_with_two_branches_are_found() -> None:
     torch.manual_seed(0)
     counts = meter(torchvision.models.resnet18(num_classes=10), torch.randn(1, 3, 32, 32))
-    report = estimate(counts, replace(load_hardware("fused_45nm"), batch=None))
+    report = estimate(counts, replace(load_hardware("fused_45nm"), batch_size=None))
     ops = [layer.op for layer in report.layers]
     assert ops.count("Conv2d+BatchNorm2d+add_+ReLU") == 8
     assert ops.count("Conv2d+BatchNorm2d+ReLU") == 1 + 8

@@ -26,7 +26,7 @@ COUNTS = Counts(
         BatchCounts(split="test", batch=0, images=7, computations=3),
         BatchCounts(split="test", batch=-1, images=7),
     ],
-    batch=50,
+    batch_size=50,
     threshold=2.0**-126,
     uncounted=("softmax",),
 )  # fmt: skip
@@ -42,7 +42,7 @@ def finished(path: Path) -> tuple[RunFolder, RunRecord]:
         config={"lambda": 1.0, "dataset": {"name": "digits"}},
         accuracy={"test": 0.1 + 0.2, "validation": None},
         timings={"total": 1},
-        meter={"batch": 50, "threshold": 2.0**-126},
+        meter={"batch_size": 50, "threshold": 2.0**-126},
         uncounted=["softmax"],
     )
     folder.write_record(record)

@@ -299,7 +299,7 @@ def test_weights_cost_most_at_one_image_whatever_the_width(tmp_path: Path) -> No
     shares = {}
     for width in (8, 64):
         network = models.build(ModelConfig(name="resnet18", width=width), 32, 3, 43).module
-        counts = measure(network, [torch.zeros(1, 3, 32, 32)], MeterConfig(batch=1))
+        counts = measure(network, [torch.zeros(1, 3, 32, 32)], MeterConfig(batch_size=1))
         hardware = tables.hardware_list()
         for label in ("fused, 45 nm", "fused, 45 nm, weights shared by 100 images"):
             shares[label, width] = weights_share(counts, hardware[label])

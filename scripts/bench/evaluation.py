@@ -17,7 +17,7 @@ from eat_runner.taps import Call, evaluation_mode, tap
 
 def metered(model: torch.nn.Module, batches: list[torch.Tensor]) -> Counts:
     """Ours, as a training looks at the validation split: exact skipped products included, no floor batch."""
-    return measure(model, batches, MeterConfig(batch=len(batches[0])), floor=False)
+    return measure(model, batches, MeterConfig(batch_size=len(batches[0])), floor=False)
 
 
 def outputs(model: torch.nn.Module, x: torch.Tensor) -> list[NDArray[np.float32]]:

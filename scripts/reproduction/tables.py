@@ -361,9 +361,9 @@ def readings() -> dict[str, HardwareConfig]:
         "no activation in place": replace(published, inplace="none"),
         "every activation in place": replace(published, inplace="all"),
         "batch norm's statistics ten times": replace(published, bn_statistics_repeats=10),
-        "batch 1": replace(published, batch=1),
-        "batch 10": replace(published, batch=10),
-        "batch 512": replace(published, batch=512),
+        "batch 1": replace(published, batch_size=1),
+        "batch 10": replace(published, batch_size=10),
+        "batch 512": replace(published, batch_size=512),
     }
 
 

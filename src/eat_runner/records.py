@@ -34,6 +34,13 @@ NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 LONGEST_HEAD = 10_000  # characters in the first line of a count file
 
+# keys of a record's configuration that older versions called otherwise, by group
+RENAMED = {
+    "penalty": {"normalisation": "weighting"},
+    "meter": {"batch": "batch_size"},
+    "hardware": {"batch": "batch_size"},
+}
+
 Scalar = str | int | float | bool | None
 
 
@@ -217,7 +224,7 @@ class RunFolder:
             return Counts(
                 layers=[from_row(LayerCounts, row) for row in self._rows(self.layers, record)] if layers else [],
                 batches=[from_row(BatchCounts, row) for row in self._rows(self.batches, record)],
-                batch=int(record.meter["batch"]),
+                batch_size=int(record.meter["batch_size"]),
                 threshold=float(record.meter["threshold"]),
                 uncounted=tuple(record.uncounted),
             )
@@ -308,7 +315,17 @@ def _record_from(values: dict[str, Any], path: Path) -> RunRecord:
             raise UserError(f"{path}: {key} is of another type than a record's {key}")
     if "run_id" not in values or values.get("status") not in STATUSES:
         raise UserError(f"{path}: a record needs a run_id and a status among {', '.join(STATUSES)}")
-    return RunRecord(**{f.name: values[f.name] for f in fields(RunRecord) if f.name in values})
+    record = RunRecord(**{f.name: values[f.name] for f in fields(RunRecord) if f.name in values})
+    for group, names in RENAMED.items():
+        if group in record.config:
+            record.config[group] = _under_todays_names(record.config[group], names)
+    record.meter = _under_todays_names(record.meter, RENAMED["meter"])
+    return record
+
+
+def _under_todays_names(values: Any, names: Mapping[str, str]) -> Any:
+    """A group of a configuration with its keys as they are called today; what is no group stays."""
+    return {names.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
 
 
 _HINTS: dict[str, Any] = get_type_hints(RunRecord)

@@ -25,8 +25,8 @@ def test_the_weights_share_of_one_layer_by_hand() -> None:
         macs_valid=300,
     )
     batch = BatchCounts(split="test", batch=0, images=10)
-    counts = Counts(layers=[layer], batches=[batch], batch=10)
-    published = PublishedHardware(batch=10, dram_pj_per_value=2.0, multiply_pj=1.0)
+    counts = Counts(layers=[layer], batches=[batch], batch_size=10)
+    published = PublishedHardware(batch_size=10, dram_pj_per_value=2.0, multiply_pj=1.0)
     assert weights_share(counts, published) == pytest.approx(2 * 7 / (2 * (7 + 200 + 50) + 300))
     prices = {"dram_pj_per_bit": 2.0, "buffer_pj_per_bit": 1.0, "multiply_pj": 1.0}
     fused = FusedHardware(bits=4, input_bits=8, weight_reuse=2, **prices)
@@ -51,6 +51,6 @@ def test_other_batch_sizes_charge_the_parameters_more_often() -> None:
         statistics_elements=2,
         statistics_nonzeros=2,
     )
-    smaller = in_batches_of(Counts(batches=[batch], batch=100), 20)
-    hardware = PublishedHardware(batch=20, multiply_pj=0.0)
+    smaller = in_batches_of(Counts(batches=[batch], batch_size=100), 20)
+    hardware = PublishedHardware(batch_size=20, multiply_pj=0.0)
     assert estimate(smaller, hardware).ratio == pytest.approx((5 * 9 + 150) / (5 * 9 + 600))

@@ -208,17 +208,17 @@ def test_counts_of_an_absurd_size_are_named(tmp_path: Path) -> None:
 
 def test_hardware_that_asks_for_other_counts_is_refused_in_its_own_words(tmp_path: Path) -> None:
     write_run(tmp_path, config(1.0))
-    with pytest.raises(UserError, match=r"needs counts with meter\.batch=7, these have 100"):
-        collated(tmp_path, PublishedHardware(batch=7))
+    with pytest.raises(UserError, match=r"needs counts with meter\.batch_size=7, these have 100"):
+        collated(tmp_path, PublishedHardware(batch_size=7))
 
 
 def test_some_runs_metered_otherwise_are_left_out_and_named(tmp_path: Path) -> None:
     write_run(tmp_path, config(0.0))
-    write_run(tmp_path, config(1.0, meter=MeterConfig(batch=50)), meter={"batch": 50, "threshold": 2.0**-126})
+    write_run(tmp_path, config(1.0, meter=MeterConfig(batch_size=50)), meter={"batch": 50, "threshold": 2.0**-126})
     reasons = [run.reason for run in collated(tmp_path, PUBLISHED)]
     assert sorted(reason[:60] for reason in reasons) == [
         "",
-        "hardware published needs counts with meter.batch=100, these h"[:60],
+        "hardware published needs counts with meter.batch_size=100, these h"[:60],
     ]
 
 

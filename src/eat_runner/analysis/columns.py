@@ -113,10 +113,9 @@ def _model(facts: Facts) -> str:
     return _name(model["arch"] or model["name"])
 
 
-def _chosen_name(facts: Facts, group: str, *keys: str) -> str:
-    """The first of the keys that is there; a key was renamed where there are two."""
-    found = [value for key in keys if (value := facts.chosen(group, key)) is not None]
-    return _name(found[0]) if found else ""
+def _chosen_name(facts: Facts, group: str, key: str) -> str:
+    value = facts.chosen(group, key)
+    return "" if value is None else _name(value)
 
 
 def _sigma(facts: Facts) -> float | None:
@@ -154,9 +153,9 @@ def _dense(report: EnergyReport | None) -> float | None:
 
 # --- knobs ---------------------------------------------------------------------------------------------------------
 
-# what a group has a column of its own for; normalisation: what weighting was called
+# what a group has a column of its own for
 OWN_COLUMN = {
-    "penalty": {"name", "scope", "weighting", "normalisation", "sigma"},
+    "penalty": {"name", "scope", "weighting", "sigma"},
     "schedule": {"name"},
     "hardware": NOT_PRICES,
 }
@@ -205,7 +204,7 @@ COLUMNS = (
     # none and 0 for standard training (ST), under whatever penalty it was started
     Column(key="penalty", describes=True, read=lambda f: _chosen_name(f, "penalty", "name") or NONE),
     Column(key="scope", describes=True, read=lambda f: _chosen_name(f, "penalty", "scope")),
-    Column(key="weighting", describes=True, read=lambda f: _chosen_name(f, "penalty", "weighting", "normalisation")),
+    Column(key="weighting", describes=True, read=lambda f: _chosen_name(f, "penalty", "weighting")),
     Column(
         key="lambda",
         kind=REAL,

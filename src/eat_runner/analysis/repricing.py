@@ -11,10 +11,10 @@ OF_PARAMETERS = ("weight_", "bias_", "statistics_", "buffer_", "parameter_")
 
 def estimate_regrouped(counts: Counts, hardware: HardwareConfig) -> EnergyReport:
     """``estimate`` of the test split, as if metered in batches of the size that the hardware asks for."""
-    return estimate(in_batches_of(counts, hardware.batch), hardware, "test")
+    return estimate(in_batches_of(counts, hardware.batch_size), hardware, "test")
 
 
-def in_batches_of(counts: Counts, batch: int | None) -> Counts:
+def in_batches_of(counts: Counts, batch_size: int | None) -> Counts:
     """The counts as if metered in batches of another size: activations add up over images, and parameters are charged
     once a batch. A batch's ratio is then the mean over the smaller ones with the same density; rounded to integers.
     None: as they were metered."""
@@ -29,10 +29,10 @@ def in_batches_of(counts: Counts, batch: int | None) -> Counts:
             statistics_nonzeros=round(row.statistics_nonzeros * batches),
         )
 
-    size = batch or counts.batch
-    if size == counts.batch:
+    size = batch_size or counts.batch_size
+    if size == counts.batch_size:
         return counts
-    return replace(counts, batch=size, batches=[regroup(row) for row in counts.batches if not row.is_floor])
+    return replace(counts, batch_size=size, batches=[regroup(row) for row in counts.batches if not row.is_floor])
 
 
 def weights_share(counts: Counts, hardware: HardwareConfig) -> float:

@@ -18,7 +18,7 @@ Groups (group=choice):
 
 Keys (key=value; all of them: eat-run --cfg job; explained in conf/config.yaml):
   lambda seed init name results_dir data_dir download device threads selection on_error plan
-  and each group's, such as model.width=16 trainer.epochs=5 penalty.sigma=1e-3 meter.batch=100
+  and each group's, such as model.width=16 trainer.epochs=5 penalty.sigma=1e-3 meter.batch_size=100
 
 Flags:
   -m, --multirun       sweep over key=a,b,c       -c, --cfg job    show the configuration and do nothing

@@ -18,8 +18,9 @@ SKIPS = ("input", "both", "none")
 class HardwareConfig(Protocol):
     """What every hardware has, a dataclass of its rule's schema.
 
-    rule: the key of RULES that prices counts with it. batch, threshold: what the counts must have been metered with
-    (batch None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean something.
+    rule: the key of RULES that prices counts with it. batch_size, threshold: what the counts must have been metered
+    with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
+    something.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -31,7 +32,7 @@ class HardwareConfig(Protocol):
     @property
     def process_nm(self) -> int: ...
     @property
-    def batch(self) -> int | None: ...
+    def batch_size(self) -> int | None: ...
     @property
     def threshold(self) -> float: ...
     @property
@@ -54,7 +55,7 @@ class PublishedHardware:
     inplace: whose activation inputs are counted after they were overwritten: of modules built in place (as_built), of
     all, of none.
     bn_statistics_repeats: how often batch norm's running statistics are charged beyond once as buffers.
-    batch, threshold: what the counts must have been metered with.
+    batch_size, threshold: what the counts must have been metered with.
     """
 
     name: str = "published"
@@ -64,7 +65,7 @@ class PublishedHardware:
     multiply_pj: float = 3.7
     inplace: str = "as_built"
     bn_statistics_repeats: int = 1
-    batch: int = 100
+    batch_size: int = 100
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
@@ -113,7 +114,7 @@ class FusedHardware:
     format: str = "auto"
     skip: str = "both"
     relative: bool = False
-    batch: int | None = None
+    batch_size: int | None = None
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])

@@ -92,7 +92,7 @@ class ExperimentConfig:
         """Hardware that could not price the run's counts is refused now rather than after the training."""
         hardware, meter = self.hardware, self.meter
         for key, wanted, given in (
-            ("batch", hardware.batch, meter.batch),
+            ("batch_size", hardware.batch_size, meter.batch_size),
             ("threshold", hardware.threshold, meter.threshold),
         ):
             if wanted not in (None, given):

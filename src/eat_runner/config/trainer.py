@@ -1,6 +1,6 @@
 """The config groups ``trainer`` and ``meter``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eat_runner.config.checks import above, at_least, between, one_of
 
@@ -50,15 +50,15 @@ class TrainerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class MeterConfig:
-    """How activations are counted. batch: images of a metered batch (the published ratio depends on it).
+    """How activations are counted. batch_size: images of a metered batch (the published ratio depends on it).
     threshold: a value counts as non-zero where its magnitude exceeds it (2^-126, the smallest normal float32).
     ignore_uncounted: report operations that have no handler by name and go on, instead of failing the run.
     """
 
-    batch: int = 100
+    batch_size: int = field(default=100, metadata={"hashed_as": "batch"})
     threshold: float = 2.0**-126
     ignore_uncounted: bool = False
 
     def check(self) -> None:
-        between("meter.batch", self.batch, 1, 1_000_000)
+        between("meter.batch_size", self.batch_size, 1, 1_000_000)
         at_least("meter.threshold", self.threshold, 0.0)

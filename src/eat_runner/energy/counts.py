@@ -136,14 +136,14 @@ class BatchCounts:
 
 @dataclass(slots=True)
 class Counts:
-    """All counts of a run. batch, threshold: how they were metered (MeterConfig).
+    """All counts of a run. batch_size, threshold: how they were metered (MeterConfig).
 
     uncounted: operations that only move data in these counts because nothing is known about what they cost.
     """
 
     layers: list[LayerCounts] = field(default_factory=list[LayerCounts])
     batches: list[BatchCounts] = field(default_factory=list[BatchCounts])
-    batch: int = 100
+    batch_size: int = 100
     threshold: float = 2.0**-126
     uncounted: tuple[str, ...] = ()
 
@@ -164,7 +164,7 @@ class Counts:
         return Counts(
             [row for row in self.layers if row.split == split],
             [row for row in self.batches if row.split == split],
-            self.batch,
+            self.batch_size,
             self.threshold,
             self.uncounted,
         )
@@ -173,11 +173,11 @@ class Counts:
 def merge(parts: Iterable[Counts]) -> Counts:
     """The counts of several splits, measured in the same way, as one."""
     counts = list(parts)
-    assert len({(part.batch, part.threshold) for part in counts}) == 1
+    assert len({(part.batch_size, part.threshold) for part in counts}) == 1
     return Counts(
         [row for part in counts for row in part.layers],
         [row for part in counts for row in part.batches],
-        counts[0].batch,
+        counts[0].batch_size,
         counts[0].threshold,
         tuple(dict.fromkeys(name for part in counts for name in part.uncounted)),
     )

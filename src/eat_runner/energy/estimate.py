@@ -21,10 +21,10 @@ def estimate(counts: Counts, hardware: HardwareConfig, split: str = "test") -> E
 
 
 def _check_meter(counts: Counts, hardware: HardwareConfig) -> None:
-    if hardware.batch is not None and hardware.batch != counts.batch:
+    if hardware.batch_size is not None and hardware.batch_size != counts.batch_size:
         raise UserError(
-            f"hardware {hardware.name} needs counts with meter.batch={hardware.batch}, these have {counts.batch}: "
-            "measure again, or use other hardware"
+            f"hardware {hardware.name} needs counts with meter.batch_size={hardware.batch_size}, these have "
+            f"{counts.batch_size}: measure again, or use other hardware"
         )
     if hardware.threshold != counts.threshold:
         raise UserError(

@@ -37,8 +37,8 @@ def measure(
 ) -> Counts:
     """Count one evaluation pass of ``model`` over ``batches`` (x_nchw, normalised, on the model's device).
 
-    Every batch has ``config.batch`` images, the last one may have fewer. floor: meter the first batch once more with
-    every activation output multiplied by 0. on_output: gets what the network returned for each batch.
+    Every batch has ``config.batch_size`` images, the last one may have fewer. floor: meter the first batch once more
+    with every activation output multiplied by 0. on_output: gets what the network returned for each batch.
     The model runs in evaluation mode without gradients and is left as it was; one that works in place on its input
     overwrites the batches. A compiled one (torch.compile) is run eagerly.
 
@@ -52,9 +52,9 @@ def measure(
         with _overflow_is_looked_for():
             _refuse_nonfinite_state(model)
         for x in batches:
-            if len(x) > config.batch or meter.images % config.batch:
+            if len(x) > config.batch_size or meter.images % config.batch_size:
                 raise UserError(
-                    f"meter.batch={config.batch} does not fit the batches: only the last one may be smaller"
+                    f"meter.batch_size={config.batch_size} does not fit the batches: only the last one may be smaller"
                 )
             again = x.clone() if floor and first is None else x  # a network may overwrite its input
             output = meter.run(model, x)
@@ -69,7 +69,7 @@ def measure(
             raise UserError("there is nothing to measure: no batches")
         if floor:
             meter.run(model, first, floor=True)
-    return Counts(meter.layers(), meter.batches, config.batch, config.threshold, meter.uncounted)
+    return Counts(meter.layers(), meter.batches, config.batch_size, config.threshold, meter.uncounted)
 
 
 def _overflow_is_looked_for() -> np.errstate:

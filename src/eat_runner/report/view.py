@@ -85,7 +85,7 @@ class Report:
         """What the figure of the fronts says below its title."""
         least, most = (pick(front.seeds[i] for front in self.fronts) for i, pick in enumerate((min, max)))
         seeds = "one seed" if most == 1 else f"mean ± s.d. over {f'{least} to ' if least < most else ''}{most} seeds"
-        batch = f", batch {self.hardware.batch}" if self.hardware.batch else ""
+        batch = f", batch {self.hardware.batch_size}" if self.hardware.batch_size else ""
         where = f"hardware {self.hardware.name} ({self.hardware.process_nm} nm{batch})"
         lines = [printable(f"{where} · {seeds} · {RULE_IN_SHORT[self.selection]}")]
         return "\n".join([*lines, *missing(self.runs)[:1]])
@@ -97,7 +97,7 @@ class Report:
 
 def hardware_line(hardware: HardwareConfig) -> str:
     """The hardware in a line: name, process, metered batch, what its numbers are."""
-    batch = "" if hardware.batch is None else f", metered in batches of {hardware.batch}"
+    batch = "" if hardware.batch_size is None else f", metered in batches of {hardware.batch_size}"
     note = f": {hardware.note}" if hardware.note else ""
     return printable(f"hardware {hardware.name} ({hardware.process_nm} nm{batch}){note}")
 

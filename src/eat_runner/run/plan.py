@@ -60,7 +60,7 @@ def expected_seconds(experiment: Experiment) -> float:
     trainer = experiment.trainer()
     settings, dataset, meter = experiment.config.trainer, experiment.dataset, experiment.config.meter
     step_s = trainer.seconds_per_step() if settings.epochs else 0.0
-    sample = dataset.test.first(2 * meter.batch)
+    sample = dataset.test.first(2 * meter.batch_size)
     started = time.perf_counter()
     evaluate(trainer.model, sample, trainer.pixels, meter, "test", floor=False)
     image_s = (time.perf_counter() - started) / len(sample)

@@ -47,7 +47,7 @@ def record_of(experiment: Experiment, trainer: Trainer, status: str, reason: str
         parameters=trainer.parameters,
         accuracy={"train": last.train_accuracy if last else None, "validation": None, "test": None},
         loss={"train": last.cross_entropy if last else None, "validation": None, "test": None},
-        meter={"batch": config.meter.batch, "threshold": config.meter.threshold},
+        meter={"batch_size": config.meter.batch_size, "threshold": config.meter.threshold},
         preprocessing={
             "image_size": dataset.image_size,
             "channels": network.channels,

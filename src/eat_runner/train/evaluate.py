@@ -48,7 +48,7 @@ def evaluate(
 
     Raises UserError and NonFiniteError as ``measure`` does.
     """
-    batches = evaluation_batches(images, meter.batch, pixels.mean, pixels.std, pixels.device, pixels.channels)
+    batches = evaluation_batches(images, meter.batch_size, pixels.mean, pixels.std, pixels.device, pixels.channels)
     logits: list[Tensor] = []
     counts = measure(model, (x for x, _ in batches), meter, split, floor, logits.append)
     answers = torch.cat(logits).float()

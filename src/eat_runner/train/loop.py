@@ -274,7 +274,7 @@ class Trainer:
             row = replace(row, validation_loss=found.loss, validation_accuracy=found.accuracy)
             self.validation = found if ends else None
         row = replace(row, firing_rate=found.counts.firing_rate)
-        if meter.batch == PUBLISHED.batch and meter.threshold == PUBLISHED.threshold:
+        if meter.batch_size == PUBLISHED.batch_size and meter.threshold == PUBLISHED.threshold:
             row = replace(row, energy_ratio=estimate(found.counts, PUBLISHED, VALIDATION).ratio)
         return row
 
