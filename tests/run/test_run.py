@@ -14,27 +14,23 @@ from torch.nn import functional as F
 import eat_runner
 from eat_runner import data, models
 from eat_runner import run as experiment
-from eat_runner.config import DatasetConfig, ExperimentConfig, L0Config, ModelConfig, ScheduleConfig, TrainerConfig
+from eat_runner.config import L0Config, ModelConfig, ScheduleConfig
+from eat_runner.config.logger import LoggerConfig
 from eat_runner.data.batches import training_batches
 from eat_runner.errors import UserError
+from eat_runner.loggers import LOGGERS
+from eat_runner.loggers.base import Logger
+from eat_runner.methods import METHODS
 from eat_runner.records import RunFolder, RunRecord
 from eat_runner.train.checkpoint import pack, unpack
 from eat_runner.train.loop import Trainer
+from examples import Mask, MaskConfig
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return ExperimentConfig(
-        dataset=DatasetConfig(train_limit=160, crop_padding=1, rotation_degrees=5.0),
-        model=ModelConfig(width=4),
-        schedule=ScheduleConfig(name="linear"),
-        trainer=TrainerConfig(epochs=2, batch_size=32, lr=0.05, compile="off"),
-        results_dir=str(tmp_path / "results"),
-        data_dir=str(tmp_path / "data"),
-        threads=1,
-        device="cpu",
-    )
+def config(small_config):
+    dataset = replace(small_config.dataset, rotation_degrees=5.0)
+    return replace(small_config, dataset=dataset, schedule=ScheduleConfig(name="linear"))
 
 
 def trainer_of(config):
@@ -186,28 +182,27 @@ def test_a_run_writes_its_files_and_is_not_repeated(config):
     assert folder.weights.stat().st_mtime_ns == written
 
 
-def test_a_stopped_run_continues_to_the_same_result(config, tmp_path):
-    whole = experiment.run(replace(config, name="whole"))
-    steps = []
-
-    def stop_at_step_7(done: int, text: str = "") -> None:
-        steps.append(done)
-        if done == 7:
+class StopsAtStep30(Logger):
+    def step(self, done, figures):
+        if done == 30:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eat_runner.train.loop.STEPS_BETWEEN_REPORTS", 1)
-        patch.setattr("eat_runner.progress.ProgressBar.update", lambda self, done, text="": stop_at_step_7(done))
-        with pytest.raises(experiment.Interrupted) as stopped:
-            experiment.run(config)
+
+def test_a_stopped_run_continues_to_the_same_result(config, monkeypatch):
+    config = replace(config, trainer=replace(config.trainer, batch_size=8))  # 20 steps an epoch
+    whole = experiment.run(replace(config, name="whole"))
+    monkeypatch.setitem(LOGGERS, "stops", StopsAtStep30)
+    with pytest.raises(experiment.Interrupted) as stopped:
+        experiment.run(replace(config, loggers={"stops": LoggerConfig()}))
     assert stopped.value.code == 75
     folder = RunFolder(Path(config.results_dir) / config.name / whole.run_id)
     assert folder.read_record().status == "interrupted"
     checkpoint = unpack(folder.checkpoint.read_bytes())
-    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 2)  # step 7 of 5 an epoch
+    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 10)
     resumed = experiment.run(config)
     other = RunFolder(Path(config.results_dir) / "whole" / whole.run_id)
     assert folder.weights.read_bytes() == other.weights.read_bytes()
+    assert len(folder.read_history()) == 2
     untimed = [replace(r, timings={}, config={}) for r in (resumed, whole)]
     assert untimed[0] == untimed[1]
 
@@ -234,25 +229,29 @@ def test_a_diverged_run_is_a_result(config):
     assert record.final
 
 
-def test_a_failing_run_keeps_its_traceback(config, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("out of memory\nmore lines")
+class Fails(Mask):
+    message = ""
 
-    monkeypatch.setattr(Trainer, "change", fail)
+    def after_training(self, trained):
+        raise RuntimeError(self.message)
+
+
+def test_a_failing_run_keeps_its_traceback(config, mask_method, monkeypatch):
+    config = replace(config, methods={"mask": MaskConfig(name="small")})
+    monkeypatch.setitem(METHODS, "mask", type("OutOfMemory", (Fails,), {"message": "out of memory\nmore lines"}))
     record = experiment.run(config)
     folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
     assert (record.status, record.reason) == ("failed", "RuntimeError: out of memory")
     assert "more lines" in folder.traceback.read_text()
-    monkeypatch.undo()
+    monkeypatch.setitem(METHODS, "mask", Mask)
     assert experiment.run(config).status == "finished"
     assert not folder.traceback.exists()
 
 
-def test_a_traceback_can_hold_any_text(config, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("file \udcff\x1b[2J")  # a name that is not UTF-8, as os.listdir hands it out
-
-    monkeypatch.setattr(Trainer, "change", fail)
+def test_a_traceback_can_hold_any_text(config, mask_method, monkeypatch):
+    config = replace(config, methods={"mask": MaskConfig(name="small")})
+    # a name that is not UTF-8, as os.listdir hands it out
+    monkeypatch.setitem(METHODS, "mask", type("Unreadable", (Fails,), {"message": "file \udcff\x1b[2J"}))
     record = experiment.run(config)
     folder = RunFolder(Path(config.results_dir) / config.name / record.run_id)
     assert record.reason == "RuntimeError: file ??[2J"

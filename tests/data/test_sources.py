@@ -41,8 +41,8 @@ from eat_runner.config import DatasetConfig
 from eat_runner.data import store
 from eat_runner.errors import UserError
 
-CONF = Path(__file__).parents[1] / "conf" / "dataset"
-SOURCE = Path(__file__).parents[1] / "src"
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
+SOURCE = Path(__file__).parents[2] / "src"
 
 
 def refusal(name, data_dir, **options) -> str:
@@ -702,7 +702,7 @@ from pathlib import Path
 from data_trees import load
 from eat_runner.data import store
 """
-    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parents[1])])
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", head + code, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": path} | {key: str(value) for key, value in environment.items()},

@@ -29,7 +29,7 @@ from eat_runner.report.latex import ESCAPES, NOTE, latex
 from eat_runner.report.view import table_of
 from run_folders import config, firing, write_run
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from reproduction import command as reproduce  # noqa: E402

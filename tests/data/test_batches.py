@@ -13,7 +13,7 @@ from eat_runner.data import ImageSet, batches
 from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
 
 CPU = torch.device("cpu")
-CONF = Path(__file__).parents[1] / "conf" / "dataset"
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
 PLAIN = DatasetConfig()
 AUGMENTED = [
     DatasetConfig(crop_padding=2),

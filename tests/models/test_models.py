@@ -17,7 +17,7 @@ from eat_runner.config import ModelConfig
 from eat_runner.errors import UserError
 from eat_runner.models import MODELS, build, load_weights
 
-CONF = Path(__file__).parent.parent / "conf" / "model"
+CONF = Path(__file__).parents[2] / "conf" / "model"
 VGG_CONVOLUTIONS = {
     "vgg11": (1, 1, 2, 2, 2),
     "vgg13": (2, 2, 2, 2, 2),

@@ -17,7 +17,7 @@ from eat_runner.config import (
 )
 from eat_runner.config.identity import baseline_id, determinants, run_id
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 COMMITTED = 236  # at least so many
 GROUPS = {
     "dataset": DatasetConfig,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from bench import baselines, figures, gpu  # noqa: E402

@@ -197,9 +197,9 @@ def test_a_stopped_sweep_is_reported_and_says_continue_me(
 
 
 RAISED = {
-    ZeroDivisionError("boom"): r"ZeroDivisionError: boom \(test_cli_run.py:\d+\)",
-    MemoryError(): r"MemoryError \(test_cli_run.py:\d+\)",
-    OSError(28, "No space left on device", "run"): r"OSError: run: No space left on device \(test_cli_run.py:\d+\)",
+    ZeroDivisionError("boom"): r"ZeroDivisionError: boom \(test_run_command.py:\d+\)",
+    MemoryError(): r"MemoryError \(test_run_command.py:\d+\)",
+    OSError(28, "No space left on device", "run"): r"OSError: run: No space left on device \(test_run_command.py:\d+\)",
     UserError("weights.pt\x1b[2J is not there"): r"weights.pt\?\[2J is not there",
 }
 
