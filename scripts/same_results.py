@@ -26,6 +26,8 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 # columns of tables and keys of penalties that were renamed, old: new
 RENAMED = {"normalisation": "weighting"}
+# keys of how a record says it was metered
+RENAMED_IN_METER = {"batch": "batch_size"}
 SAME_BYTES = {"model.safetensors", "layers.csv", "batches.csv"}
 COLUMNS_LEFT_OUT = {"seconds"}
 KEYS_LEFT_OUT = {"timings", "machine", "versions", "git_commit", "config", "checksum"}
@@ -270,7 +272,9 @@ def file_differences(name: str, before: bytes, after: bytes) -> Iterator[str]:
 
 def said_in(record: dict[str, Any]) -> dict[str, Any]:
     """What is compared of a record. A key that came later and is empty says no more than one that is not there."""
-    return {key: value for key, value in record.items() if key not in KEYS_LEFT_OUT and value not in (None, [], {}, "")}
+    meter = {RENAMED_IN_METER.get(key, key): value for key, value in record.get("meter", {}).items()}
+    said = record | {"meter": meter}
+    return {key: value for key, value in said.items() if key not in KEYS_LEFT_OUT and value not in (None, [], {}, "")}
 
 
 def columns(table: bytes) -> dict[str, list[str]]:
