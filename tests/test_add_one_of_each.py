@@ -186,6 +186,7 @@ LINES = [
         '    "freeze": Group(schemas={"freeze": FreezeConfig}, about="biases that stay", method=True),',
     ),
     ("methods/__init__.py", "from eat_runner.methods.base", "from eat_runner.methods.freeze import Freeze"),
+    ("methods/__init__.py", "METHODS: ", '    "freeze": Freeze,'),
     (
         "config/hardware.py",
         "^SCHEMAS: ",
@@ -238,8 +239,6 @@ def tree(tmp_path_factory):
         [at] = [i for i, line in enumerate(lines) if line.startswith(after.removeprefix("^"))]
         lines.insert(at + (not after.startswith("^")), what)
         path.write_text("\n".join(lines) + "\n")
-    methods = root / "src/eat_runner/methods/__init__.py"  # its dict is still empty
-    methods.write_text(methods.read_text().replace("type[Method]] = {}", 'type[Method]] = {"freeze": Freeze}'))
     return root
 
 

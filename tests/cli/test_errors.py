@@ -14,7 +14,7 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
-    "dataset, model, penalty, schedule, hardware, trainer, loggers, experiment"
+    "dataset, model, penalty, schedule, hardware, trainer, pruning, loggers, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -118,6 +118,13 @@ BAD: dict[str, str] = {
     "lambda=1,2": "lambda=1,2 has several values: add -m to sweep over them",
     "lambda=range(3)": "lambda=range(3) has several values: add -m to sweep over them",
     "-m lambda=interval(0,1)": "interval(...) cannot be swept: list the values, key=a,b,c, or write range(...)",
+    "pruning=magnitude pruning.density=0": "pruning.density=0 is out of range: it must be a finite number > 0",
+    "pruning=magnitude pruning.density=1.5": "pruning.density=1.5 is out of range: it must be between 0 and 1",
+    "pruning=magnitude pruning.begin=0.7": "pruning.begin=0.7 must be smaller than pruning.end=0.7",
+    "pruning=magnitude pruning.every_steps=0": "pruning.every_steps=0 is out of range: it must be a finite number > 0",
+    "pruning=magnitude pruning.ranking=local": "pruning.ranking=local is unknown: choose one of global, uniform, erk",
+    "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: magnitude, none",
+    "pruning.density=0.5": "pruning is not chosen, so its keys mean nothing: leave them out, or write pruning=NAME",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
