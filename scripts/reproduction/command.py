@@ -15,26 +15,8 @@ from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
 from eat_runner.records import FINAL
-from reproduction import report
-from reproduction.cells import (
-    CHOICES,
-    DAMAGED,
-    EXPERIMENTS,
-    JPEG_COPY,
-    JPEG_LABEL,
-    PLAN,
-    RUNS,
-    SCALES,
-    TABLE1,
-    Cell,
-    Job,
-    Plan,
-    Scale,
-    job,
-    read_plan,
-    run_folder,
-    status_of,
-)
+from reproduction import cells, report
+from reproduction.cells import Cell, Job, Plan, Scale, job, read_plan, run_folder, status_of
 
 PROGRAM = "reproduce-paper"
 SIGMA = L0Config().sigma
@@ -44,7 +26,7 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
     """Run the command line; the exit code. description: for --help. Raises UserError for bad input."""
     options = _parser(description).parse_args(arguments)
     if options.report_only:
-        planned_scales = (name for name in SCALES if (options.results / name / PLAN).exists())
+        planned_scales = (name for name in cells.SCALES if (options.results / name / cells.PLAN).exists())
         folder = options.results / (options.scale or next(planned_scales, "slim"))
         print(report.write(folder))
         return exit_code(read_plan(folder).cells, folder)
@@ -52,11 +34,13 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
     folder: Path = options.results / scale.name
     where = f"({'a' if on_gpu else 'no'} CUDA GPU), results in {folder}"
     print(f"{PROGRAM}: scale {scale.name} {where}", *dict.fromkeys(scale.captions.values()), sep="\n", flush=True)
-    jobs = [job(scale, experiment, options.data_dir, options.download) for experiment in EXPERIMENTS]
+    jobs = [job(scale, experiment, options.data_dir, options.download) for experiment in cells.EXPERIMENTS]
     planned = plan_all(jobs, scale, folder, on_gpu, options.download)
-    cells = tuple(one.cell for one in planned)
-    refuse_to_forget(cells, folder)
-    Plan(scale.name, scale.captions, scale.briefs, f"make reproduce-paper SCALE={scale.name}", cells).write(folder)
+    planned_cells = tuple(one.cell for one in planned)
+    refuse_to_forget(planned_cells, folder)
+    Plan(scale.name, scale.captions, scale.briefs, f"make reproduce-paper SCALE={scale.name}", planned_cells).write(
+        folder
+    )
     print(summary(planned), flush=True)
     try:
         run_all(planned, folder)
@@ -64,7 +48,7 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
         tell(f"{PROGRAM}: stopped: --report-only shows what is done")
         return CONTINUE_ME if stopped.code == CONTINUE_ME else RUN_FAILED
     print(report.write(folder), flush=True)
-    return exit_code(cells, folder)
+    return exit_code(planned_cells, folder)
 
 
 def choose_scale(name: str | None) -> tuple[Scale, bool]:
@@ -72,13 +56,13 @@ def choose_scale(name: str | None) -> tuple[Scale, bool]:
     import torch
 
     on_gpu = torch.cuda.is_available()
-    return SCALES[name or ("full" if on_gpu else "slim")], on_gpu
+    return cells.SCALES[name or ("full" if on_gpu else "slim")], on_gpu
 
 
-def refuse_to_forget(cells: Iterable[Cell], folder: Path) -> None:
+def refuse_to_forget(planned: Iterable[Cell], folder: Path) -> None:
     """UserError where the folder's plan has finished runs that the new one has no place for: with other settings (bf16
     on a GPU) or other data (the JPEG copy) the tables would drop them."""
-    now = {cell.experiment: set(cell.run_ids) for cell in cells}
+    now = {cell.experiment: set(cell.run_ids) for cell in planned}
     for name, cell in _planned_before(folder).items():
         others = set(cell.run_ids) - now.get(name, set())
         if lost := sum(status_of(folder, identity) == "finished" for identity in others):
@@ -93,9 +77,6 @@ def _planned_before(folder: Path) -> dict[str, Cell]:
     with suppress(UserError):
         return {cell.experiment: cell for cell in read_plan(folder).cells}
     return {}
-
-
-# --- planning ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -128,19 +109,19 @@ def plan_cell(
     from eat_runner import run as experiment
 
     changes: dict[str, Any] = {"download": download, "data_dir": str(one.data_dir)}
-    changes |= {"results_dir": str(folder), "name": RUNS}
+    changes |= {"results_dir": str(folder), "name": cells.RUNS}
     configs = [replace(config, **changes) for config in compose_sweep(one.overrides)]
-    if scale.name == "full" and on_gpu and one.cell.kind != CHOICES:
+    if scale.name == "full" and on_gpu and one.cell.kind != cells.CHOICES:
         # the paper names no precision, and bf16 takes half the time
         configs = [replace(c, trainer=replace(c.trainer, precision="bf16")) for c in configs]
     try:
         located = experiment.locate(configs[0])
         experiment.build_or_error(located)  # so that a UserError is this cell's
-        content = _content(one.data_dir) if one.cell.dataset == JPEG_LABEL else ""
+        content = _content(one.data_dir) if one.cell.dataset == cells.JPEG_LABEL else ""
     except UserError as error:
         return PlannedCell(_without_data(one.cell, folder, _how_to_get(error)))
     by_id = {run_id(config, located.dataset.fingerprint): config for config in configs}
-    todo = tuple(identity for identity in by_id if status_of(folder, identity) not in {*FINAL, DAMAGED})
+    todo = tuple(identity for identity in by_id if status_of(folder, identity) not in {*FINAL, cells.DAMAGED})
     alike: dict[tuple[bool, str], list[ExperimentConfig]] = {}
     for config in (by_id[identity] for identity in todo if identity not in elsewhere):
         alike.setdefault((config.is_baseline, repr(config.model)), []).append(config)
@@ -160,7 +141,7 @@ def _content(data_dir: Path) -> str:
 def _how_to_get(error: UserError) -> str:
     """The error in the words of this command."""
     text = str(error).replace("download=true fetches", "make reproduce-paper DOWNLOAD=true fetches")
-    copy = f", or a folder {JPEG_COPY} with train/<class>/ and test/<class>/"
+    copy = f", or a folder {cells.JPEG_COPY} with train/<class>/ and test/<class>/"
     return f"{text}{copy}" if "CIFAR10 is not" in text else text
 
 
@@ -194,16 +175,13 @@ def summary(planned: Sequence[PlannedCell]) -> str:
 
 
 def _title(cell: Cell) -> str:
-    return cell.title if cell.kind == TABLE1 else f"{cell.experiment} ({cell.dataset})"
+    return cell.title if cell.kind == cells.TABLE1 else f"{cell.experiment} ({cell.dataset})"
 
 
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-# --- running -------------------------------------------------------------------------------------------------------
 
 
 def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
@@ -222,23 +200,23 @@ def _sigma(config: ExperimentConfig) -> float:
     return getattr(config.penalty, "sigma", SIGMA)
 
 
-def exit_code(cells: Sequence[Cell], folder: Path) -> int:
+def exit_code(planned: Sequence[Cell], folder: Path) -> int:
     """What lies on disk says: 75 there is more to do; 1 done, but data are missing, a run failed, or its record is
     damaged, which is said; 0 complete."""
-    there = [cell for cell in cells if not cell.missing]
+    there = [cell for cell in planned if not cell.missing]
     statuses = {identity: status_of(folder, identity) for cell in there for identity in cell.run_ids}
-    for identity in (identity for identity, found in statuses.items() if found == DAMAGED):
+    for identity in (identity for identity, found in statuses.items() if found == cells.DAMAGED):
         tell(f"{PROGRAM}: {run_folder(folder, identity).record} is damaged: delete it to repeat the run")
     open_ = {*statuses.values()} - FINAL
-    if open_ - {"failed", DAMAGED}:
+    if open_ - {"failed", cells.DAMAGED}:
         return CONTINUE_ME
-    return RUN_FAILED if open_ or len(there) < len(cells) else 0
+    return RUN_FAILED if open_ or len(there) < len(planned) else 0
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=description, allow_abbrev=False)
     default = "default: full with a CUDA GPU, slim without; of a report, what is planned"
-    parser.add_argument("--scale", choices=SCALES, help=default)
+    parser.add_argument("--scale", choices=cells.SCALES, help=default)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
     results = Path("results/reproduction")
     parser.add_argument("--results", type=Path, default=results, help="results go to <this>/<scale>")

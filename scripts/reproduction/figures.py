@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -95,20 +97,19 @@ def _panels(rows: int, height: float, title: str, **layout: Any) -> tuple[Figure
 
 def ablation_figure(rows: Sequence[Row], caption: str) -> Figure:
     """lambda against sigma, a row a data set, a colour scale for each measure. rows: of ``tables.ablation``."""
-    every = pd.DataFrame(rows)
-    grids = every[every["sigma"].notna()]
-    datasets = list(every.groupby("dataset", sort=False))
+    frame = pd.DataFrame(rows)
+    is_st, datasets = frame["sigma"].isna(), frame["dataset"].unique()
     with mpl.rc_context({**plots.STYLE, "axes.grid": False}):
         height = 1.0 + PANEL_INCHES[1] * len(datasets)
         figure, panels = _panels(len(datasets), height, f"Ablation on lambda and sigma\n{caption}")
         for column, (measure, name) in zip(panels.T, MEASURES.items(), strict=True):
-            low = grids[measure].min() if len(grids) else 0.0
-            high = max(grids[measure].max() if len(grids) else 1.0, low + 1e-9)
-            for (dataset, own), axes in zip(datasets, column, strict=True):
-                image = _heat_map(axes, own[own["sigma"].notna()], measure, low, high)
-                standard = own[own["sigma"].isna()].to_dict("records")
-                st = f" (ST {_with_std(standard[0], measure)})" if standard else ""
-                axes.set_title(f"{dataset}: {name}{st}", fontsize=9)
+            values = frame.loc[~is_st, measure].tolist() or [0.0, 1.0]
+            ends = min(values), max(*values, min(values) + 1e-9)
+            for dataset, axes in zip(datasets, column, strict=True):
+                own = frame["dataset"] == dataset
+                image = _heat_map(axes, frame[own & ~is_st], measure, *ends)
+                st = [number(row[measure], row[f"{measure}_std"], 3) for _, row in frame[own & is_st].iterrows()]
+                axes.set_title(f"{dataset}: {name}{f' (ST {st[0]})' if st else ''}", fontsize=9)
             figure.colorbar(image, ax=column, label=name, aspect=30)  # pyright: ignore
     return figure
 
@@ -119,23 +120,16 @@ def _heat_map(axes: Axes, rows: pd.DataFrame, measure: str, low: float, high: fl
         rows.pivot(index="sigma", columns="lambda", values=key).astype(float).sort_index(ascending=False)
         for key in (measure, f"{measure}_std")
     )
-    image = axes.imshow(means if means.size else [[float("nan")]], cmap=COLOURS, aspect="auto", vmin=low, vmax=high)
-    for y in range(means.shape[0]):
-        for x in range(means.shape[1]):
-            value = means.iat[y, x]
-            text = number(value, deviations.iat[y, x], 3).replace(" ±", "\n±")
-            dark = value - low > 0.6 * (high - low)
-            axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else plots.INK)
+    image = axes.imshow(means if means.size else [[np.nan]], cmap=COLOURS, aspect="auto", vmin=low, vmax=high)
+    for (y, x), value in np.ndenumerate(means.to_numpy()):
+        text = number(value, deviations.iat[y, x], 3).replace(" ±", "\n±")
+        colour = "white" if value - low > 0.6 * (high - low) else plots.INK
+        axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_xticks(range(means.shape[1]), [f"{value:g}" for value in means.columns])
     axes.set_yticks(range(means.shape[0]), [f"{value:.0e}" for value in means.index])
-    axes.set_xlabel("λ")
-    axes.set_ylabel("σ")
+    axes.set(xlabel="λ", ylabel="σ")
     axes.tick_params(length=0)
     return image
-
-
-def _with_std(row: Row, measure: str) -> str:
-    return number(row[measure], row[f"{measure}_std"], 3)
 
 
 STUDIES = {  # of tables.choices: what they vary
@@ -157,26 +151,22 @@ ROW_INCHES = 0.22
 
 def choices_figure(rows: Sequence[Row], caption: str) -> Figure:
     """A line a setting, study by study, ± the standard deviation over seeds. rows: of ``tables.choices``."""
-    studies = {
-        study: [row for row in rows if row["study"] == study] for study in dict.fromkeys(r["study"] for r in rows)
-    }
+    studies = {study: list(own) for study, own in groupby(rows, key=lambda row: row["study"])}
+    heights = [len(own) + 2.5 for own in studies.values()]
+    title = f"Where the paper is ambiguous: other readings\n{caption}"
     with mpl.rc_context(plots.STYLE):
-        heights = [len(own) + 2.5 for own in studies.values()]
-        title = f"Where the paper is ambiguous: other readings\n{caption}"
-        layout: Any = {"sharex": "col", "height_ratios": heights}
-        figure, panels = _panels(len(studies), 0.6 + ROW_INCHES * sum(heights), title, **layout)
+        inches = 0.6 + ROW_INCHES * sum(heights)
+        figure, panels = _panels(len(studies), inches, title, sharex="col", height_ratios=heights)
         for (study, own), pair in zip(studies.items(), panels, strict=True):
             varied = [key for key in VARIED if len({row[key] for row in own} - {""}) > 1]
-            for axes, measure in zip(pair, MEASURES, strict=True):
+            for axes, (measure, name) in zip(pair, MEASURES.items(), strict=True):
                 for y, row in enumerate(own):
                     colour = plots.EAT_COLOUR if row["lambda"] else plots.ST_COLOUR
                     spread = row[f"{measure}_std"]
                     axes.errorbar(row[measure], y, xerr=spread, fmt="o", color=colour, markersize=4, capsize=2)
                 axes.set_yticks(range(len(own)), [_choice(row, varied) for row in own] if axes is pair[0] else [])
-                axes.set_ylim(len(own) - 0.5, -0.5)
-            pair[0].set_title(STUDIES[study], fontsize=9)
-        for axes, name in zip(panels[-1], MEASURES.values(), strict=True):
-            axes.set_xlabel(name)
+                axes.set(ylim=(len(own) - 0.5, -0.5), xlabel=name if axes.get_subplotspec().is_last_row() else "")
+            pair[0].set_title(STUDIES.get(study, study), fontsize=9)
     return figure
 
 

@@ -105,7 +105,8 @@ def _measures(setting: Mapping[str, Any], names: Mapping[str, str]) -> Row:
 
 def paper_rows() -> dict[tuple[str, str], Row]:
     """The paper's Table 1 as printed, by data set and network."""
-    printed = pd.read_csv(PAPER_TABLE1, float_precision="round_trip").rename(columns={"source": "note"})
+    printed = pd.read_csv(PAPER_TABLE1, dtype="object").astype(dict.fromkeys((*OF_ST, *OF_EAT), float))
+    printed = printed.rename(columns={"source": "note"})
     printed.insert(2, "source", PAPER)
     return {(row["dataset"], row["network"]): row for row in printed.to_dict("records")}
 
@@ -152,31 +153,27 @@ def against_paper(rows: Sequence[Row]) -> list[str]:
 
 # --- other prices: Table 2, and other readings of the accounting ---------------------------------------------------
 
-# a price list and what is changed in it. From the paper's accounting to a fused accelerator that shares the weights as
-# the paper's does, to one that fetches them for every image; then one thing of that one changes at a time, the last two
-# together. Eyeriss is another machine.
-HARDWARE: dict[str, tuple[str, Row]] = {
-    "published (the paper's accounting)": ("published", {}),
-    "fused, 45 nm, weights shared by 100 images": ("fused_45nm", {"weight_reuse": 100}),
-    "fused, 45 nm": ("fused_45nm", {}),
-    "fused, 45 nm, no product skipped": ("fused_45nm", {"skip": "none"}),
-    "fused, 45 nm, int8": ("fused_45nm_int8", {}),
-    "fused, 7 nm": ("fused_7nm", {}),
-    "fused, 7 nm, int8": ("fused_7nm_int8", {}),
-    "Eyeriss, 65 nm": ("eyeriss_65nm", {}),
+_PUBLISHED, _FUSED = load_hardware("published"), load_hardware("fused_45nm")
+# From the paper's accounting to a fused accelerator that shares the weights as the paper's does, to one that fetches
+# them for every image; then one thing of that one changes at a time, the last two together. Eyeriss is another machine.
+HARDWARE = {
+    "published (the paper's accounting)": _PUBLISHED,
+    "fused, 45 nm, weights shared by 100 images": replace(_FUSED, weight_reuse=100),
+    "fused, 45 nm": _FUSED,
+    "fused, 45 nm, no product skipped": replace(_FUSED, skip="none"),
+    "fused, 45 nm, int8": load_hardware("fused_45nm_int8"),
+    "fused, 7 nm": load_hardware("fused_7nm"),
+    "fused, 7 nm, int8": load_hardware("fused_7nm_int8"),
+    "Eyeriss, 65 nm": load_hardware("eyeriss_65nm"),
 }
 # readings of the paper's accounting that need no training
-READINGS: dict[str, tuple[str, Row]] = {
-    "ours: batch 100, in-place inputs as built, statistics once": ("published", {}),
-    "no activation in place": ("published", {"inplace": "none"}),
-    "every activation in place": ("published", {"inplace": "all"}),
-    "batch norm's statistics ten times": ("published", {"bn_statistics_repeats": 10}),
-    **{f"batch {size}": ("published", {"batch_size": size}) for size in (1, 10, 512)},
+READINGS = {
+    "ours: batch 100, in-place inputs as built, statistics once": _PUBLISHED,
+    "no activation in place": replace(_PUBLISHED, inplace="none"),
+    "every activation in place": replace(_PUBLISHED, inplace="all"),
+    "batch norm's statistics ten times": replace(_PUBLISHED, bn_statistics_repeats=10),
+    **{f"batch {size}": replace(_PUBLISHED, batch_size=size) for size in (1, 10, 512)},
 }
-
-
-def price_lists(listed: Mapping[str, tuple[str, Row]]) -> dict[str, HardwareConfig]:
-    return {label: replace(load_hardware(name), **changes) for label, (name, changes) in listed.items()}
 
 
 def table2(found: Sequence[Outcome]) -> list[Row]:
@@ -195,7 +192,7 @@ def _without(rows: Sequence[Row], *keys: str) -> list[Row]:
 
 
 def _repriced(
-    found: Sequence[Outcome], what: str, listed: Mapping[str, tuple[str, Row]], rules: Iterable[str]
+    found: Sequence[Outcome], what: str, prices: Mapping[str, HardwareConfig], rules: Iterable[str]
 ) -> list[Row]:
     """A row a cell, rule and price list; one row for the rules that pick the same setting. Where counts cannot be read,
     one row says so. what: the key of the price lists' names."""
@@ -209,7 +206,7 @@ def _repriced(
             except UserError as error:
                 rows.append(head | {"note": str(error)})
                 continue
-            for label, hardware in price_lists(listed).items():
+            for label, hardware in prices.items():
                 rows.append(head | {what: label, "process_nm": hardware.process_nm} | _gain(counts, hardware))
     return rows
 
@@ -249,41 +246,38 @@ def _gain(counts: Mapping[str, Mapping[int, Counts]], hardware: HardwareConfig) 
 SURVIVES = {"as much or more": 0.9, "a part of it": 0.2, "hardly anything": 0.0, "nothing": float("-inf")}
 
 
+ANSWER = (
+    "Does EAT's gain survive beyond the paper's accounting? By that, the energy ratio falls by {:.1f} % in {}. On "
+    "other hardware the same networks save: {}."
+)
+OF_ONE_SEED = "above 0 in {above} of {n} cells (there are cells of one seed, without a standard deviation)"
+CERTAIN = "more than its standard deviation in {certain} of {n} cells"
+
+
 def does_the_gain_survive(rows: Sequence[Row]) -> list[str]:
-    """Table 2 in sentences, by the paper's rule: the answer, then each hardware on its own."""
+    """Table 2 in sentences, by the paper's rule: the answer, then each hardware on its own, and in how many cells the
+    decrease is a saving that is larger than its standard deviation over the seeds."""
     own = pd.DataFrame([row for row in rows if "paper" in row["rule"] and row.get("decrease_percent") is not None])
     if own.empty:
         return []
-    cells = {str(label): group for label, group in own.groupby("hardware", sort=False)}
-    means = {label: fmean(group["decrease_percent"]) for label, group in cells.items()}
-    (first, published), *_ = means.items()
-    others: dict[str, list[str]] = {verdict: [] for verdict in SURVIVES}
-    for label in list(means)[1:]:
-        least = (verdict for verdict, part in SURVIVES.items() if means[label] > part * abs(published))
-        others[next(least, "nothing")].append(repr(label))
-    parts = "; ".join(f"{verdict} on {', '.join(labels)}" for verdict, labels in others.items() if labels)
-    number = len(cells[first])
-    where = "the one cell that is done" if number == 1 else f"the mean of {number} cells"
-    answer = (
-        f"Does EAT's gain survive beyond the paper's accounting? By that, the energy ratio falls by {published:.1f} % "
-        f"in {where}. On other hardware the same networks save: {parts}."
-    )
+    decrease, std = own["decrease_percent"], own["decrease_percent_std"].astype(float)
+    own = own.assign(above=decrease > 0, certain=decrease > std, lonely=std.isna()).groupby("hardware", sort=False)
+    cells = own.agg({"above": "sum", "certain": "sum", "lonely": "any"})
+    cells = cells.join(own["decrease_percent"].agg(mean=fmean, least="min", most="max", n="size")).reset_index()
+    first, *others = cells.to_dict("records")
     lines: list[str] = []
-    for label, group in cells.items():
-        known = label != first and published > 0
-        share = f", {means[label] / published:.0%} of that by the paper's accounting" if known else ""
-        span = f"{group['decrease_percent'].min():.1f} to {group['decrease_percent'].max():.1f}"
-        lines.append(f"{label}: {means[label]:.1f} %{share} ({span}), {_against_spread(group)}")
-    return [answer, *lines]
-
-
-def _against_spread(cells: pd.DataFrame) -> str:
-    """In how many cells the decrease is a saving that is larger than its standard deviation over the seeds."""
-    decrease, std = cells["decrease_percent"], cells["decrease_percent_std"].astype(float)
-    if std.isna().any():
-        saving = f"above 0 in {(decrease > 0).sum()} of {len(cells)} cells"
-        return f"{saving} (there are cells of one seed, without a standard deviation)"
-    return f"more than its standard deviation in {(decrease > std).sum()} of {len(cells)} cells"
+    by_verdict: dict[str, list[str]] = {verdict: [] for verdict in SURVIVES}
+    for cell in (first, *others):
+        verdict = next((name for name, part in SURVIVES.items() if cell["mean"] > part * abs(first["mean"])), "nothing")
+        by_verdict[verdict] += [repr(cell["hardware"])] if cell is not first else []
+        known = cell is not first and first["mean"] > 0
+        part = f", {cell['mean'] / first['mean']:.0%} of that by the paper's accounting" if known else ""
+        certainty = (OF_ONE_SEED if cell["lonely"] else CERTAIN).format(**cell)
+        span = "{hardware}: {mean:.1f} %{part} ({least:.1f} to {most:.1f})".format(part=part, **cell)
+        lines.append(f"{span}, {certainty}")
+    where = "the one cell that is done" if first["n"] == 1 else f"the mean of {first['n']} cells"
+    parts = "; ".join(f"{verdict} on {', '.join(labels)}" for verdict, labels in by_verdict.items() if labels)
+    return [ANSWER.format(first["mean"], where, parts), *lines]
 
 
 # --- fronts, ablation, choices -------------------------------------------------------------------------------------
