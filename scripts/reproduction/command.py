@@ -36,11 +36,10 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
     print(f"{PROGRAM}: scale {scale.name} {where}", *dict.fromkeys(scale.captions.values()), sep="\n", flush=True)
     jobs = [job(scale, experiment, options.data_dir, options.download) for experiment in cells.EXPERIMENTS]
     planned = plan_all(jobs, scale, folder, on_gpu, options.download)
-    planned_cells = tuple(one.cell for one in planned)
-    refuse_to_forget(planned_cells, folder)
-    Plan(scale.name, scale.captions, scale.briefs, f"make reproduce-paper SCALE={scale.name}", planned_cells).write(
-        folder
-    )
+    made_by = f"make reproduce-paper SCALE={scale.name}"
+    plan = Plan(scale.name, scale.captions, scale.briefs, made_by, tuple(one.cell for one in planned))
+    refuse_to_forget(plan.cells, folder)
+    plan.write(folder)
     print(summary(planned), flush=True)
     try:
         run_all(planned, folder)
@@ -48,7 +47,7 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
         tell(f"{PROGRAM}: stopped: --report-only shows what is done")
         return CONTINUE_ME if stopped.code == CONTINUE_ME else RUN_FAILED
     print(report.write(folder), flush=True)
-    return exit_code(planned_cells, folder)
+    return exit_code(plan.cells, folder)
 
 
 def choose_scale(name: str | None) -> tuple[Scale, bool]:
@@ -186,18 +185,14 @@ def _duration(seconds: float) -> str:
 
 def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
     """Make every run that is not final, then those that another process had, which may have died. Waits for nobody. A
-    run that fails fails alone."""
-    todo = {run_folder(folder, identity).path: one.configs[identity] for one in planned for identity in one.todo}
-    # every cell at one sigma first, standard training among it, then the rest of the grid
-    ordered = sorted(todo.items(), key=lambda run: run[1].is_penalised and _sigma(run[1]) != SIGMA)
-    before = {path: written(path) for path in todo}
-    for _, config in ordered:
+    run that fails fails alone. Every cell at one sigma first, standard training among it, then the rest of the grid."""
+    runs = {run_folder(folder, identity).path: one.configs[identity] for one in planned for identity in one.todo}
+    sigmas = {path: getattr(config.canonical().penalty, "sigma", SIGMA) for path, config in runs.items()}
+    ordered = {path: runs[path] for path in sorted(runs, key=lambda path: sigmas[path] != SIGMA)}
+    before = {path: written(path) for path in ordered}
+    for config in ordered.values():
         run_job(config)
-    take_over(dict(ordered), before)
-
-
-def _sigma(config: ExperimentConfig) -> float:
-    return getattr(config.penalty, "sigma", SIGMA)
+    take_over(ordered, before)
 
 
 def exit_code(planned: Sequence[Cell], folder: Path) -> int:
@@ -215,12 +210,11 @@ def exit_code(planned: Sequence[Cell], folder: Path) -> int:
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=description, allow_abbrev=False)
-    default = "default: full with a CUDA GPU, slim without; of a report, what is planned"
-    parser.add_argument("--scale", choices=cells.SCALES, help=default)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
-    results = Path("results/reproduction")
-    parser.add_argument("--results", type=Path, default=results, help="results go to <this>/<scale>")
-    parser.add_argument("--download", action="store_true", help="fetch a missing data set where that is possible")
-    without_runs = "write tables and figures from what is done; needs no torch"
-    parser.add_argument("--report-only", action="store_true", help=without_runs)
+    add, results = parser.add_argument, Path("results/reproduction")
+    scale = "default: full with a CUDA GPU, slim without; of a report, what is planned"
+    add("--scale", choices=cells.SCALES, help=scale)
+    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    add("--results", type=Path, default=results, help="results go to <this>/<scale>")
+    add("--download", action="store_true", help="fetch a missing data set where that is possible")
+    add("--report-only", action="store_true", help="write tables and figures from what is done; needs no torch")
     return parser

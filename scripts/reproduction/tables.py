@@ -144,10 +144,8 @@ def against_paper(rows: Sequence[Row]) -> list[str]:
         if row.get("eat_ratio") is not None:
             ratio, accuracy = (row[key] - paper[key] for key in ("eat_ratio", "eat_accuracy"))
             reached = "reached" if ratio <= 0 <= accuracy else "not reached"
-            lines.append(
-                f"{row['dataset']}, {row['network']}: {reached} (EAT ratio {ratio:+.3f}, EAT accuracy {accuracy:+.3f} "
-                "against the paper's)"
-            )
+            differences = f"EAT ratio {ratio:+.3f}, EAT accuracy {accuracy:+.3f} against the paper's"
+            lines.append(f"{row['dataset']}, {row['network']}: {reached} ({differences})")
     return lines
 
 
@@ -199,47 +197,43 @@ def _repriced(
     rows: list[Row] = []
     for one in found:
         for pick in dict.fromkeys(filter(None, map(one.picks.get, rules))):
-            eat, by = one.setting(pick), " and ".join(rule for rule in rules if one.picks[rule] == pick)
-            head = one.head | {"rule": by, "lambda": eat["lambda"], "sigma": eat["sigma"]}
+            setting, by = one.setting(pick), " and ".join(rule for rule in rules if one.picks[rule] == pick)
+            head = one.head | {"rule": by, "lambda": setting["lambda"], "sigma": setting["sigma"]}
             try:
-                counts = {who: _counts(one, setting) for who, setting in (("st", one.baseline), ("eat", pick))}
+                st, eat = _counts(one, one.baseline), _counts(one, pick)
             except UserError as error:
                 rows.append(head | {"note": str(error)})
                 continue
             for label, hardware in prices.items():
-                rows.append(head | {what: label, "process_nm": hardware.process_nm} | _gain(counts, hardware))
+                rows.append(head | {what: label, "process_nm": hardware.process_nm} | _gain(st, eat, hardware))
     return rows
 
 
 def _counts(one: Outcome, setting_id: str | None) -> dict[int, Counts]:
     """The counts of a setting's runs, by seed. UserError where a file is missing or damaged."""
-    runs = one.fronts[0].runs
-    runs = runs[runs["setting_id"] == setting_id]
-    return {seed: RunFolder(folder).read_counts() for seed, folder in zip(runs["seed"], runs["folder"], strict=True)}
+    runs = one.fronts[0].runs.set_index("seed").query("setting_id == @setting_id")
+    return {seed: RunFolder(folder).read_counts() for seed, folder in runs["folder"].items()}
 
 
-def _gain(counts: Mapping[str, Mapping[int, Counts]], hardware: HardwareConfig) -> Row:
+def _gain(before: Mapping[int, Counts], after: Mapping[int, Counts], hardware: HardwareConfig) -> Row:
     """Ratios and energies of ST and EAT, and the decrease of each seed that both have, as Table 1: means and sample
     deviations (n - 1) of what is there."""
-    reports = {who: {seed: estimate_regrouped(c, hardware) for seed, c in runs.items()} for who, runs in counts.items()}
-    ratio, energy = (
-        pd.DataFrame(
-            {who: {seed: getattr(report, key) for seed, report in runs.items()} for who, runs in reports.items()}
-        )
-        for key in ("ratio", "energy_uj_per_image")
+    st, eat = (
+        pd.DataFrame({seed: estimate_regrouped(c, hardware).summary() for seed, c in counts.items()}).T
+        for counts in (before, after)
     )
     measured = {
-        "st_ratio": ratio["st"],
-        "eat_ratio": ratio["eat"],
-        "decrease_percent": 100 * (ratio["st"] - ratio["eat"]) / ratio["st"],
-        "st_uj_per_image": energy["st"],
-        "eat_uj_per_image": energy["eat"],
+        "st_ratio": st["ratio"],
+        "eat_ratio": eat["ratio"],
+        "decrease_percent": 100 * (st["ratio"] - eat["ratio"]) / st["ratio"],
+        "st_uj_per_image": st["energy_uj_per_image"],
+        "eat_uj_per_image": eat["energy_uj_per_image"],
     }
     row: Row = {}
     for name, values in measured.items():
         there = values.dropna().tolist()
         row |= {name: fmean(there) if there else None, f"{name}_std": stdev(there) if len(there) > 1 else None}
-    return row | {"weights_percent": 100 * weights_share(next(iter(counts["st"].values())), hardware)}
+    return row | {"weights_percent": 100 * weights_share(next(iter(before.values())), hardware)}
 
 
 # what a hardware's decrease is, by its part of the one by the paper's accounting
