@@ -7,6 +7,7 @@ and figures can be made from files alone.
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from eat_runner.cli.jobs import status
 from eat_runner.errors import UserError
@@ -157,8 +158,8 @@ def read_plan(folder: Path) -> Plan:
     path, keys = folder / PLAN, {f.name for f in fields(Cell)}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        cells = [{key: value for key, value in cell.items() if key in keys} for cell in values["cells"]]
-        values["cells"] = tuple(Cell(**cell | {"run_ids": tuple(cell["run_ids"])}) for cell in cells)
+        cells: list[dict[str, Any]] = [{key: cell[key] for key in keys & cell.keys()} for cell in values["cells"]]
+        values["cells"] = tuple(Cell(run_ids=tuple(cell.pop("run_ids")), **cell) for cell in cells)
         return Plan(**values)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): run make reproduce-paper first") from error

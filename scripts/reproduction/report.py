@@ -253,11 +253,18 @@ TABLE2_KEYS = f"dataset network rule lambda sigma hardware {RATIOS} weights_perc
 ABLATION_KEYS = f"dataset network sigma {OUTCOME}"
 CHOICES_KEYS = f"dataset network parameters weighting scope crop_padding rotation_degrees flip {OUTCOME}"
 ACCOUNTING_KEYS = f"dataset network reading {RATIOS}"
-HEADINGS = {"dataset": "data set", "source": "", "lambda": "λ", "sigma": "σ", "st_seeds": "seeds"}
-HEADINGS |= {"energy_ratio": "ratio", "rotation_degrees": "rotation"}
+HEADINGS = {
+    "dataset": "data set",
+    "source": "",
+    "lambda": "λ",
+    "sigma": "σ",
+    "st_seeds": "seeds",
+    "energy_ratio": "ratio",
+    "rotation_degrees": "rotation",
+}
 # of numbers, which may have a deviation
-DIGITS = dict.fromkeys("st_accuracy eat_accuracy accuracy st_ratio eat_ratio energy_ratio floor".split(), 3)
-DIGITS |= {"decrease_percent": 2, "weights_percent": 1}
+OF_THREE_DIGITS = "st_accuracy eat_accuracy accuracy st_ratio eat_ratio energy_ratio floor".split()
+DIGITS = {**dict.fromkeys(OF_THREE_DIGITS, 3), "decrease_percent": 2, "weights_percent": 1}
 
 
 def heading(key: str) -> str:
