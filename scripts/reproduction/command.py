@@ -96,7 +96,7 @@ def plan_all(jobs: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, down
     for one in jobs:
         elsewhere = {identity for earlier in planned for identity in earlier.cell.run_ids}
         planned.append(plan_cell(one, scale, folder, on_gpu, download, elsewhere))
-        print(f"  {_title(one.cell):{width}}  {_state(planned[-1], folder)}", flush=True)
+        print(f"  {_title(planned[-1].cell):{width}}  {_state(planned[-1], folder)}", flush=True)
     return planned
 
 

@@ -238,8 +238,6 @@ def _gain(before: Mapping[int, Counts], after: Mapping[int, Counts], hardware: H
 
 # what a hardware's decrease is, by its part of the one by the paper's accounting
 SURVIVES = {"as much or more": 0.9, "a part of it": 0.2, "hardly anything": 0.0, "nothing": float("-inf")}
-
-
 ANSWER = (
     "Does EAT's gain survive beyond the paper's accounting? By that, the energy ratio falls by {:.1f} % in {}. On "
     "other hardware the same networks save: {}."
@@ -284,6 +282,9 @@ def front_rows(one: Outcome) -> pd.DataFrame:
     return rows.assign(**{f"selected_{rule}": rows["setting_id"] == pick for rule, pick in one.picks.items()})
 
 
+CHOSEN = ("weighting", "scope", "crop_padding", "rotation_degrees", "flip")
+
+
 def ablation(found: Sequence[Outcome]) -> list[Row]:
     """Figure 3 as numbers: a row a data set, sigma and lambda; standard training (lambda 0) has no sigma."""
     return _without(_settings(found), "study", "parameters", *CHOSEN)
@@ -293,9 +294,6 @@ def choices(found: Sequence[Outcome]) -> list[Row]:
     """What was trained with other readings of the paper: a row a setting of the cells of kind ``choices``."""
     keys = ("study", "network", *CHOSEN, "lambda")
     return sorted(_without(_settings(found), "sigma"), key=lambda row: [str(row[key]) for key in keys])
-
-
-CHOSEN = ("weighting", "scope", "crop_padding", "rotation_degrees", "flip")
 
 
 def _settings(found: Sequence[Outcome]) -> list[Row]:
@@ -312,6 +310,6 @@ def _settings(found: Sequence[Outcome]) -> list[Row]:
             row |= {key: setting[key] for key in ("parameters", "weighting", "scope")}
             row |= {key: images[key] for key in ("crop_padding", "rotation_degrees")}
             row |= {"flip": "yes" if images["flip"] else "no"}
-            row |= {"sigma": None if pd.isna(setting["sigma"]) else setting["sigma"], "lambda": setting["lambda"]}
-            rows.append(row | {"seeds": setting["n"]} | _measures(setting, OF_ANY))
+            row |= {"sigma": None if pd.isna(setting["sigma"]) else setting["sigma"]}
+            rows.append(row | {"lambda": setting["lambda"], "seeds": setting["n"]} | _measures(setting, OF_ANY))
     return rows
