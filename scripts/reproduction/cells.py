@@ -5,18 +5,18 @@ and figures can be made from files alone.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eat_runner.cli.jobs import status
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, write_atomically
 
-PLAN = "plan.json"
-RUNS = "runs"
+PLAN, RUNS, DAMAGED = "plan.json", "runs", "damaged"
 DATASETS = {"gtsrb": "GTSRB", "cifar10": "CIFAR-10", "celeba": "CelebA"}
 NETWORKS = {"resnet18": "ResNet18", "vgg16": "VGG16"}
-TABLE1, ABLATION, CHOICES = "table1", "ablation", "choices"
+KINDS = TABLE1, ABLATION, CHOICES = "table1", "ablation", "choices"
 # what is run, in this order (first at one sigma): what matters most first, and CelebA, which is the largest, last
 EXPERIMENTS = {
     "gtsrb_resnet18": TABLE1,
@@ -32,112 +32,83 @@ EXPERIMENTS = {
     "celeba_vgg16": TABLE1,
 }
 OFFICIAL_CIFAR10 = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
-JPEG_COPY = "CIFAR10-jpeg"
-JPEG_LABEL = "CIFAR-10, JPEG copy"
+JPEG_COPY, JPEG_LABEL = "CIFAR10-jpeg", "CIFAR-10, JPEG copy"
+# image size and augmentation of conf/dataset/cifar10.yaml
+AS_CIFAR10 = "dataset=image_folder dataset.image_size=32 dataset.crop_padding=4 dataset.rotation_degrees=10"
 CIFAR10_CONTENT = "50,000 training and 10,000 test images in 10 classes"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """name: as in SCALE=name. title: the scale and what it is, in a line. captions: for each kind of experiment, what
-    its tables and figures say of how their runs were made; briefs: the same in a line, for figures. overrides: of
-    eat-run, for each kind; without one, the experiment's YAML runs as it is."""
+    """name: as in SCALE=name. captions: for each kind of experiment, what its tables and figures say of how their runs
+    were made; briefs: the same in a line, for figures. overrides: of eat-run, for each kind; without them, the
+    experiment's YAML runs as it is."""
 
     name: str
-    title: str
     captions: dict[str, str]
     briefs: dict[str, str]
-    overrides: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    overrides: dict[str, str] = field(default_factory=dict[str, str])
 
 
-_SLIM = (
-    "trainer=fast",
-    "trainer.batch_size=128",
-    "dataset.validation=0.1",
-    "model.width=8",
-    "threads=1",
-)
-_SMOKE = ("trainer=fast", "trainer.epochs=1", "dataset=digits", "model.width=2", "threads=1")
-_PROTOCOL = (
+def _each(*texts: str) -> dict[str, str]:
+    return dict(zip(KINDS, texts, strict=False))
+
+
+_FULL = (
     "Scale full, the paper's protocol: standard width (64), 100 epochs, batch 512, SGD with learning rate 0.1 times "
-    "0.95 an epoch, all training images, no validation split; bf16 on a GPU, float32 on a CPU."
+    "0.95 an epoch, all training images, no validation split; bf16 on a GPU, float32 on a CPU. "
+    "Grid: sigma 1e-1 to 1e-8 by powers of ten, lambda 0, 0.1, 0.5, 1, 2, 3, 5, 10; seeds 0, 1, 2."
 )
-_GRID = "Grid: sigma 1e-1 to 1e-8 by powers of ten, lambda 0, 0.1, 0.5, 1, 2, 3, 5, 10; seeds 0, 1, 2."
+_FULL_BRIEF = "scale full: the paper's protocol"
 _SMALL = (
     "NOT the paper's protocol: networks of width 8 instead of 64, {epochs} epochs instead of 100, batch 128, one-cycle "
     "learning rate, float32, a validation split of 10 %, {images} of the other training images."
 )
-_PART = _SMALL.format(epochs=6, images="10,000")
-_NOTHING = (
-    "Scale smoke: networks of width 2 after one epoch on a few handwritten digits, in place of every data set. It "
-    "shows that the command works; the numbers mean nothing."
-)
+_WHOLE, _PART = _SMALL.format(epochs=11, images="all"), _SMALL.format(epochs=6, images="10,000")
+_SLIM_BRIEF = "scale slim, NOT the paper's protocol: width 8, {}, batch 128, one-cycle"
 _CHOICES = (
     f"At slim size, whatever the scale, {_PART} GTSRB, lambda as listed, sigma 1e-4, seeds 0, 1, 2. For VGG16's head "
     "20 epochs with learning rate 0.02 instead of 0.1, since the ImageNet form learns slowly."
 )
 _CHOICES_BRIEF = "slim size, NOT the paper's protocol: width 8, 6 epochs (VGG16: 20) on 10,000 images"
-SCALES = {
-    "full": Scale(
-        "full",
-        "Scale full: the paper's protocol.",
-        {
-            TABLE1: f"{_PROTOCOL} {_GRID}",
-            ABLATION: f"{_PROTOCOL} {_GRID}",
-            CHOICES: _CHOICES,
-        },
-        {
-            TABLE1: "scale full: the paper's protocol",
-            ABLATION: "scale full: the paper's protocol",
-            CHOICES: _CHOICES_BRIEF,
-        },
+_SMOKE = (
+    "Scale smoke: networks of width 2 after one epoch on a few handwritten digits, in place of every data set. It "
+    "shows that the command works; the numbers mean nothing."
+)
+_SMOKE_BRIEF = "scale smoke: width 2, one epoch on a few digits; the numbers mean nothing"
+_AS_SLIM = "trainer=fast trainer.batch_size=128 dataset.validation=0.1 model.width=8 threads=1"
+_AS_SMOKE = "trainer=fast trainer.epochs=1 dataset=digits model.width=2 threads=1"
+FULL = Scale("full", _each(_FULL, _FULL, _CHOICES), _each(_FULL_BRIEF, _FULL_BRIEF, _CHOICES_BRIEF))
+SLIM = Scale(
+    "slim",
+    _each(
+        f"Scale slim, {_WHOLE} Grid: lambda 0, 0.5, 1, 2, 3 at sigma 1e-4 alone; seeds 0 and 1.",
+        f"Scale slim, {_PART} Grid: sigma 1e-1, 1e-2, 1e-4, 1e-8, lambda 0, 0.1, 1, 3, 10; seeds 0, 1, 2.",
+        _CHOICES,
     ),
-    "slim": Scale(
-        "slim",
-        "Scale slim, NOT the paper's protocol: small networks, few epochs, for a CPU.",
-        {
-            TABLE1: f"Scale slim, {_SMALL.format(epochs=11, images='all')} Grid: lambda 0, 0.5, "
-            "1, 2, 3 at sigma 1e-4 alone; seeds 0 and 1.",
-            ABLATION: f"Scale slim, {_PART} Grid: sigma 1e-1, 1e-2, 1e-4, 1e-8, lambda 0, 0.1, 1, 3, 10; "
-            "seeds 0, 1, 2.",
-            CHOICES: _CHOICES,
-        },
-        {
-            TABLE1: "scale slim, NOT the paper's protocol: width 8, 11 epochs, batch 128, one-cycle",
-            ABLATION: "scale slim, NOT the paper's protocol: width 8, 6 epochs on 10,000 images, batch 128, one-cycle",
-            CHOICES: _CHOICES_BRIEF,
-        },
-        {
-            # a lambda more comes last, so that what was run before stays first
-            TABLE1: (*_SLIM, "trainer.epochs=11", "seed=0,1", "penalty.sigma=1e-4", "lambda=0,1,2,3,0.5"),
-            ABLATION: (
-                *_SLIM,
-                "trainer.epochs=6",
-                "dataset.train_limit=10000",
-                "seed=0,1,2",
-                "penalty.sigma=1e-4,1e-1,1e-2,1e-8",
-                "lambda=0,1,0.1,3,10",
-            ),
-        },
+    _each(_SLIM_BRIEF.format("11 epochs"), _SLIM_BRIEF.format("6 epochs on 10,000 images"), _CHOICES_BRIEF),
+    _each(
+        # a lambda more comes last, so that what was run before stays first
+        f"{_AS_SLIM} trainer.epochs=11 seed=0,1 penalty.sigma=1e-4 lambda=0,1,2,3,0.5",
+        f"{_AS_SLIM} trainer.epochs=6 dataset.train_limit=10000 seed=0,1,2 penalty.sigma=1e-4,1e-1,1e-2,1e-8 "
+        "lambda=0,1,0.1,3,10",
     ),
-    "smoke": Scale(
-        "smoke",
-        "Scale smoke: everything on a few digits, to show that the command works; the numbers mean nothing.",
-        {
-            TABLE1: f"{_NOTHING} Grid: lambda 0, 1 at sigma 1e-4; seeds 0 and 1.",
-            ABLATION: f"{_NOTHING} Grid: sigma 1e-1, 1e-4, lambda 0, 1; one seed (0).",
-            CHOICES: f"{_NOTHING} lambda 0, 1 at sigma 1e-4; one seed (0).",
-        },
-        dict.fromkeys(
-            (TABLE1, ABLATION, CHOICES), "scale smoke: width 2, one epoch on a few digits; the numbers mean nothing"
-        ),
-        {
-            TABLE1: (*_SMOKE, "dataset.validation=0.1", "penalty.sigma=1e-4", "lambda=0,1", "seed=0,1"),
-            ABLATION: (*_SMOKE, "penalty.sigma=1e-4,1e-1", "lambda=0,1", "seed=0"),
-            CHOICES: (*_SMOKE, "lambda=0,1", "seed=0"),
-        },
+)
+SMOKE = Scale(
+    "smoke",
+    _each(
+        f"{_SMOKE} Grid: lambda 0, 1 at sigma 1e-4; seeds 0 and 1.",
+        f"{_SMOKE} Grid: sigma 1e-1, 1e-4, lambda 0, 1; one seed (0).",
+        f"{_SMOKE} lambda 0, 1 at sigma 1e-4; one seed (0).",
     ),
-}
+    dict.fromkeys(KINDS, _SMOKE_BRIEF),
+    _each(
+        f"{_AS_SMOKE} dataset.validation=0.1 penalty.sigma=1e-4 lambda=0,1 seed=0,1",
+        f"{_AS_SMOKE} penalty.sigma=1e-4,1e-1 lambda=0,1 seed=0",
+        f"{_AS_SMOKE} lambda=0,1 seed=0",
+    ),
+)
+SCALES = {scale.name: scale for scale in (FULL, SLIM, SMOKE)}
 # other sizes, so that the digits that stand for one data set are not those that stand for another
 SMOKE_IMAGES = {"gtsrb": 128, "cifar10": 160, "celeba": 192}
 
@@ -176,20 +147,20 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / PLAN, json.dumps(asdict(self), indent=1, ensure_ascii=False).encode() + b"\n")
 
+    def run_ids(self, kind: str = "") -> list[str]:
+        """Of all cells, or those of a kind; a run that several have is there once."""
+        cells = [cell for cell in self.cells if kind in ("", cell.kind)]
+        return list(dict.fromkeys(identity for cell in cells for identity in cell.run_ids))
+
 
 def read_plan(folder: Path) -> Plan:
-    """UserError where there is none, or it is no plan. One of an earlier version has no captions: it gets today's."""
+    """UserError where there is none, or it is no plan. What a cell had in an earlier version is left out."""
     path, keys = folder / PLAN, {f.name for f in fields(Cell)}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        cells: list[Cell] = []
-        for cell in values["cells"]:
-            known: dict[str, Any] = {key: value for key, value in cell.items() if key in keys}
-            known["run_ids"] = tuple(known["run_ids"])
-            cells.append(Cell(**known))
-        today = SCALES[values["scale"]]
-        captions, briefs = values.get("captions", today.captions), values.get("briefs", today.briefs)
-        return Plan(today.name, captions, briefs, values["command"], tuple(cells))
+        cells: list[dict[str, Any]] = [{key: cell[key] for key in keys & cell.keys()} for cell in values["cells"]]
+        values["cells"] = tuple(Cell(run_ids=tuple(cell.pop("run_ids")), **cell) for cell in cells)
+        return Plan(**values)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): run make reproduce-paper first") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -199,6 +170,14 @@ def read_plan(folder: Path) -> Plan:
 def run_folder(folder: Path, run_id: str) -> RunFolder:
     """Where a run of a scale lies: cells that need the same run share it."""
     return RunFolder(folder / RUNS / run_id)
+
+
+def status_of(folder: Path, run_id: str) -> str:
+    """The status; ``damaged`` where the record cannot be read, which stops no other run."""
+    try:
+        return status(run_folder(folder, run_id))
+    except UserError:
+        return DAMAGED
 
 
 @dataclass(frozen=True)
@@ -215,15 +194,11 @@ def job(scale: Scale, experiment: str, data_dir: Path, download: bool = False) -
     kind = EXPERIMENTS[experiment]
     dataset = next((name for name in DATASETS if name in experiment), "gtsrb")
     network = next((name for name in NETWORKS if name in experiment), "resnet18")
-    cell = Cell(experiment, kind, DATASETS[dataset], DATASETS[dataset], NETWORKS[network])
-    overrides = (f"experiment=paper/{experiment}", *scale.overrides.get(kind, ()))
-    if scale.name == "smoke":
-        cell = replace(cell, dataset=f"digits in place of {DATASETS[dataset]}")
-        return Job(cell, (*overrides, f"dataset.train_limit={SMOKE_IMAGES[dataset]}"), data_dir)
-    jpeg = data_dir / JPEG_COPY
+    called, overrides = DATASETS[dataset], f"experiment=paper/{experiment} {scale.overrides.get(kind, '')}"
     official = download or any((data_dir / name).exists() for name in OFFICIAL_CIFAR10)
-    if dataset == "cifar10" and jpeg.is_dir() and not official:
-        # image size and augmentation of conf/dataset/cifar10.yaml
-        as_folder = ("dataset=image_folder", "dataset.image_size=32", "dataset.crop_padding=4")
-        return Job(replace(cell, dataset=JPEG_LABEL), (*overrides, *as_folder, "dataset.rotation_degrees=10"), jpeg)
-    return Job(cell, overrides, data_dir)
+    if scale is SMOKE:
+        called, overrides = f"digits in place of {called}", f"{overrides} dataset.train_limit={SMOKE_IMAGES[dataset]}"
+    elif dataset == "cifar10" and (data_dir / JPEG_COPY).is_dir() and not official:
+        called, overrides, data_dir = JPEG_LABEL, f"{overrides} {AS_CIFAR10}", data_dir / JPEG_COPY
+    cell = Cell(experiment, kind, called, DATASETS[dataset], NETWORKS[network])
+    return Job(cell, tuple(overrides.split()), data_dir)

@@ -25,8 +25,7 @@ from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
-from eat_runner.report.latex import ESCAPES, NOTE, latex
-from eat_runner.report.view import table_of
+from eat_runner.report.latex import ESCAPES, latex
 from run_folders import config, firing, write_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -49,6 +48,7 @@ from reproduction.cells import (  # noqa: E402
     read_plan,
 )
 
+MEASURES = ("st_accuracy", "eat_accuracy", "st_ratio", "eat_ratio", "decrease_percent")
 # Lazzaro et al., Table 1: ST and EAT accuracy, ST and EAT ratio, decrease
 PRINTED = {
     ("GTSRB", "ResNet18"): (0.91, 0.93, 0.76, 0.55, 27.63),
@@ -69,10 +69,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_papers_numbers_are_as_printed() -> None:
-    found = {
-        (row["dataset"], row["network"]): tuple(float(row[key]) for key in tables.MEASURES)
-        for row in tables.paper_rows()
-    }
+    found = {cell: tuple(row[key] for key in MEASURES) for cell, row in tables.paper_rows().items()}
     assert found == PRINTED
     for _, _, st, eat, decrease in found.values():
         assert decrease == pytest.approx(100 * (st - eat) / st, abs=0.011)
@@ -196,7 +193,7 @@ def outcome(cell: Cell, folder: Path) -> tables.Outcome:
 def test_table1_has_the_papers_row_and_ours_by_both_rules(tmp_path: Path) -> None:
     rows = tables.table1(tables.outcomes(handmade(tmp_path), tmp_path, "table1"))
     paper, by_paper, by_validation = rows[:3]
-    assert tuple(paper[key] for key in tables.MEASURES) == PRINTED["GTSRB", "ResNet18"]
+    assert tuple(paper[key] for key in MEASURES) == PRINTED["GTSRB", "ResNet18"]
     assert (by_paper["lambda"], by_validation["lambda"]) == (2, 1)
     assert by_paper["st_accuracy"] == pytest.approx(0.951)
     assert by_paper["st_accuracy_std"] == pytest.approx(stdev([0.950, 0.952]))
@@ -228,7 +225,7 @@ def test_runs_of_an_older_plan_are_left_out(tmp_path: Path) -> None:
     plan = handmade(tmp_path)
     write_run(tmp_path / RUNS, config(2.5, 0, "gtsrb"))
     found = outcome(plan.cells[0], tmp_path)
-    assert {setting["lambda"] for setting in found.settings()} == {0, 1, 2, 3}
+    assert set(found.fronts[0].settings["lambda"]) == {0, 1, 2, 3}
 
 
 def test_no_lambda_within_3_points_and_no_validation_split_are_said(tmp_path: Path) -> None:
@@ -254,7 +251,7 @@ def test_the_goal_is_a_ratio_at_or_below_and_an_accuracy_at_or_above_the_papers(
 
 def test_table2_prices_the_selected_networks_again(tmp_path: Path) -> None:
     rows = tables.table2(tables.outcomes(handmade(tmp_path), tmp_path, "table1"))
-    assert len(rows) == 2 * len(tables.hardware_list())
+    assert len(rows) == 2 * len(tables.HARDWARE)
     table1 = tables.table1(tables.outcomes(read_plan(tmp_path), tmp_path, "table1"))
     by_paper = next(row for row in rows if row["rule"] == "paper" and "published" in str(row["hardware"]))
     for key in ("eat_ratio", "eat_ratio_std", "decrease_percent", "decrease_percent_std"):
@@ -300,9 +297,8 @@ def test_weights_cost_most_at_one_image_whatever_the_width(tmp_path: Path) -> No
     for width in (8, 64):
         network = models.build(ModelConfig(name="resnet18", width=width), 32, 3, 43).module
         counts = measure(network, [torch.zeros(1, 3, 32, 32)], MeterConfig(batch_size=1))
-        hardware = tables.hardware_list()
         for label in ("fused, 45 nm", "fused, 45 nm, weights shared by 100 images"):
-            shares[label, width] = weights_share(counts, hardware[label])
+            shares[label, width] = weights_share(counts, tables.HARDWARE[label])
     page = (SCRIPTS.parent / "docs" / "reproduction.md").read_text(encoding="utf-8")
     one, hundred = (
         [shares[label, width] for width in (8, 64)] for label in dict.fromkeys(label for label, _ in shares)
@@ -332,12 +328,10 @@ def test_the_ablation_has_a_row_a_setting_and_the_baseline_no_sigma(tmp_path: Pa
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex (Debian: texlive-latex-base)")
 def test_latex_compiles_and_fits_the_line(tmp_path: Path) -> None:
-    names = report.TABLE1_COLUMNS, report.TABLE2_COLUMNS, report.CHOICES_COLUMNS, report.ACCOUNTING_COLUMNS
+    keys = report.TABLE1_KEYS, report.TABLE2_KEYS, report.CHOICES_KEYS, report.ACCOUNTING_KEYS
     every = "".join(map(chr, ESCAPES))
     row = {"dataset": every, "note": every, "hardware": "a long name " * 5, "st_ratio": 0.5, "st_ratio_std": 0.1}
-    tables_ = [
-        latex(table_of([row] * 3, {**columns, NOTE: report._note}), f"50 % {every}", [every]) for columns in names
-    ]
+    tables_ = [latex(report.as_table([row] * 3, columns), f"50 % {every}", [every]) for columns in keys]
     head = "\\documentclass{article}\n\\usepackage{graphicx}\n\\begin{document}\n"
     (tmp_path / "all.tex").write_text("\n".join([head, *tables_, "\\end{document}\n"]), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
@@ -350,9 +344,9 @@ def test_latex_compiles_and_fits_the_line(tmp_path: Path) -> None:
 
 
 def test_the_papers_numbers_have_two_digits() -> None:
-    cell = report._real("ratio", 3)
-    assert cell({"source": "paper", "ratio": 0.9}) == "0.90"
-    assert cell({"source": "ours, paper's rule", "ratio": 0.9, "ratio_std": 0.0123}) == "0.900 ± 0.012"
+    row = {"source": "ours, paper's rule", "st_ratio": 0.9, "st_ratio_std": 0.0123}
+    assert report.cell("st_ratio", {"source": "paper", "st_ratio": 0.9}) == "0.90"
+    assert report.cell("st_ratio", row) == "0.900 ± 0.012"
 
 
 def test_tables_and_figures_come_from_files_without_torch(tmp_path: Path) -> None:
@@ -397,7 +391,7 @@ def test_the_seeds_of_a_row_are_those_that_it_has(tmp_path: Path) -> None:
     plan = handmade(tmp_path)
     break_run(tmp_path, 0, 0, status="diverged")
     [_, row, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
-    assert (row["st_seeds"], row["eat_seeds"], report._seeds(row)) == (1, 2, "ST 1, EAT 2")
+    assert (row["st_seeds"], row["eat_seeds"], report.cell("st_seeds", row)) == (1, 2, "ST 1, EAT 2")
     break_run(tmp_path, 0, 1, status="diverged")
     [_, row, _] = tables.table1([outcome(plan.cells[0], tmp_path)])
     assert row["note"] == "6 of 8 runs done (2 diverged); no standard training: it diverged"
@@ -421,7 +415,7 @@ def test_a_damaged_file_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert [row["note"] for row in rows if row["lambda"] == "2.0"] == [
         f"{damaged} is damaged: it is not the file that record.json was written for"
     ]
-    assert sum(row["lambda"] == "1.0" for row in rows) == len(tables.hardware_list())
+    assert sum(row["lambda"] == "1.0" for row in rows) == len(tables.HARDWARE)
     assert "is damaged" in (tmp_path / "accounting.md").read_text()
     assert not (tmp_path / "figure1.png").exists()
     batches = damaged.with_name("batches.csv")
@@ -471,7 +465,6 @@ def test_layer_figures_show_the_shares_of_the_counts(tmp_path: Path) -> None:
     """Firing rates by the formula that the runs are made from, meaned over both seeds; convolutions almost dense."""
     one = tables.outcomes(handmade(tmp_path), tmp_path, TABLE1)[0]
     panel = figures.layer_panel(one, load_hardware("published"))
-    assert panel is not None
     assert (panel.st_label, panel.eat_label) == ("ST (mean of 2 seeds)", "EAT, λ 2, σ 0.0001 (mean of 2 seeds)")
     rows = figures.layer_rows([panel]).set_index("name")
     for name, lambda_ in (("firing_rate_st", 0), ("firing_rate_eat", 2)):
@@ -655,10 +648,12 @@ def test_a_jpeg_copy_says_how_many_images_it_holds(tmp_path: Path) -> None:
     content = reproduce._content(tmp_path)
     assert content == "3 training and 2 test images in 2 classes"
     cell = Cell("cifar10_vgg16", TABLE1, JPEG_LABEL, "CIFAR-10", "VGG16", content=content)
-    said = report._jpeg_copy([tables.Outcome(cell)])
+    [said] = report.jpeg_copy([tables.Outcome(cell)])
     assert f"{content} (CIFAR-10 has 50,000 training and 10,000 test images in 10 classes)" in said
     whole = replace(cell, content="50,000 training and 10,000 test images in 10 classes")
-    assert "CIFAR-10 has" not in report._jpeg_copy([tables.Outcome(whole)])
+    [said] = report.jpeg_copy([tables.Outcome(whole)])
+    assert "CIFAR-10 has" not in said
+    assert report.jpeg_copy([]) == []
 
 
 @pytest.mark.parametrize("module", ["hydra", "hydra._internal.hydra"])
