@@ -29,8 +29,8 @@ LAUNCHERS = ("hydra_joblib_launcher", "hydra_submitit_launcher")
 TUNED, AS_WRITTEN = "minimal loop, set up alike", "minimal loop, torch's defaults"
 LAYOUTS = {TUNED: torch.channels_last, AS_WRITTEN: torch.contiguous_format}
 WHOLE = (
-    "dataset=image_folder dataset.image_size={s.image_size} model={network.name} model.width={network.width} name=bench "
-    "trainer.epochs={s.epochs} trainer.batch_size={s.batch} lambda=0 device=cpu threads=1"
+    "dataset=image_folder dataset.image_size={s.image_size} model={network.name} model.width={network.width} "
+    "name=bench trainer.epochs={s.epochs} trainer.batch_size={s.batch} lambda=0 device=cpu threads=1"
 )
 
 
