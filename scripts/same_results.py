@@ -253,18 +253,17 @@ def columns(table: bytes) -> dict[str, list[str]]:
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
     """Names that only one side has, and values that are not of the same type and printed alike, to the last digit."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        sides = {"before": before.keys() - after.keys(), "after": after.keys() - before.keys()}
-        if any(sides.values()):
-            only = [f"only {side} {' '.join(sorted(names))}" for side, names in sides.items() if names]
-            yield where + ", ".join(only)
-        for name in sorted(before.keys() & after.keys()):
-            yield from differences(before[name], after[name], f"{where}{name} ")
-    elif isinstance(before, list) and isinstance(after, list):
+    if isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
             yield f"{where}{len(before)} values, after {len(after)}"
         for i, (one, other) in enumerate(zip(before, after, strict=False)):
             yield from differences(one, other, f"{where}[{i}] ")
+    elif isinstance(before, dict) and isinstance(after, dict):
+        sides = {"before": before.keys() - after.keys(), "after": after.keys() - before.keys()}
+        only = [f"only {side} {' '.join(sorted(names))}" for side, names in sides.items() if names]
+        yield from [where + ", ".join(only)] if only else []
+        for name in sorted(before.keys() & after.keys()):
+            yield from differences(before[name], after[name], f"{where}{name} ")
     elif repr(before) != repr(after):
         yield f"{where}{before} → {after}"
 

@@ -1,11 +1,12 @@
-"""``python -m bench``: run the sections, print the table, write results/bench/."""
+"""``PYTHONPATH=scripts python -m bench`` (``make bench``): run the sections, print goal and figure side by side, and
+write a CSV a section to results/bench/."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from bench.figures import Figure
 from bench.sizes import TINY, Sizes
 from eat_runner.environment import git_commit, machine, versions
 
-SECTIONS: dict[str, Callable[[Sizes], list[Figure]]] = {
+SECTIONS: dict[str, Callable[[Sizes], Iterable[Figure]]] = {
     "training": training.eager,
     "evaluation": passes.evaluation,
     "data": passes.data,
@@ -58,7 +59,7 @@ def run(name: str, sizes: Sizes, output: Path | None) -> None:
         "environment": {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     }
     started = time.perf_counter()
-    found = SECTIONS[name](sizes)
+    found = list(SECTIONS[name](sizes))
     facts["seconds"] = round(time.perf_counter() - started, 1)
     print(table.show(found), flush=True)
     print(f"{name}: {facts['seconds']} s", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -34,7 +35,7 @@ WHOLE = (
 )
 
 
-def whole(sizes: Sizes) -> list[Figure]:
+def whole(sizes: Sizes) -> Iterator[Figure]:
     """eat-run on one core while the minimal loops take turns on the other, so that both have the same neighbour."""
     network = sizes.networks[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -48,13 +49,11 @@ def whole(sizes: Sizes) -> list[Figure]:
         seconds, step_s = _beside_loops(command, sizes)
         [run_folder] = (results / "bench").glob("*/record.json")
         training_s = RunFolder(run_folder.parent).read_record().timings["training_s"] or 0.0
-    alone = training_s / (step_s[TUNED] * steps)
-    return [
-        *(figure(f"eat-run / {loop}", network, seconds / (s * steps), 1.15) for loop, s in step_s.items()),
-        figure(f"eat-run's training steps alone / {TUNED}", network, alone),
-        figure("eat-run", network, seconds, unit="s"),
-        figure("eat-run, all but its training steps", network, seconds - training_s, unit="s"),
-    ]
+    for loop in step_s:
+        yield figure(f"eat-run / {loop}", network, seconds / (step_s[loop] * steps), 1.15)
+    yield figure(f"eat-run's training steps alone / {TUNED}", network, training_s / (step_s[TUNED] * steps))
+    yield figure("eat-run", network, seconds, unit="s")
+    yield figure("eat-run, all but its training steps", network, seconds - training_s, unit="s")
 
 
 def write_images(folder: Path, sizes: Sizes) -> None:
@@ -101,30 +100,26 @@ def _in_memory(sizes: Sizes, layout: torch.memory_format) -> tuple[Training, Ten
     return t, images, torch.randint(CLASSES, (count,))
 
 
-def help_text(sizes: Sizes) -> list[Figure]:
+def help_text(_: Sizes) -> Iterator[Figure]:
     """Wall time of eat-run --help against that of importing Hydra. Launcher plugins would be imported too."""
     help_, hydra = [str(BIN / "eat-run"), "--help"], [sys.executable, "-c", "import hydra"]
-    seconds = interleaved({"help": partial(run, help_), "hydra": partial(run, hydra)}, sizes.help_runs)
+    seconds = interleaved({"help": partial(run, help_), "hydra": partial(run, hydra)})
     plugins = any(importlib.util.find_spec(f"hydra_plugins.{name}") for name in LAUNCHERS)
     suffix = " (with launcher plugins)" if plugins else ""
-    return [
-        figure(f"eat-run --help / importing hydra{suffix}", "", seconds["help"] / seconds["hydra"], 2),
-        figure("eat-run --help", "", seconds["help"], unit="s"),
-    ]
+    yield figure(f"eat-run --help / importing hydra{suffix}", "", seconds["help"] / seconds["hydra"], 2)
+    yield figure("eat-run --help", "", seconds["help"], unit="s")
 
 
-def report(sizes: Sizes) -> list[Figure]:
+def report(sizes: Sizes) -> Iterator[Figure]:
     """eat-report on many run folders, collated as they were priced and priced again: wall time and peak memory."""
-    found: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         runs = f"{folder}/runs"
         run([sys.executable, str(ROOT / "tests" / "run_folders.py"), runs, str(sizes.folders)])
         for suffix, options in (("", []), (", priced again", ["--hardware", "fused_45nm"])):
             seconds, peak = run([str(BIN / "eat-report"), runs, "--output", f"{folder}/report", *options])
             name = f"eat-report on {sizes.folders:,} run folders{suffix}"
-            found.append(figure(name, "", seconds, 30, unit="s"))
-            found.append(figure(f"{name}, peak memory of a process", "", peak / 1e6, 1000, unit="MB"))
-    return found
+            yield figure(name, "", seconds, 30, unit="s")
+            yield figure(f"{name}, peak memory of a process", "", peak / 1e6, 1000, unit="MB")
 
 
 # A process that a large one starts counts the large one's memory as its own peak; this small one stands between them.

@@ -59,7 +59,7 @@ def figure(
 
 def interleaved(
     variants: Mapping[str, Callable[[], object]],
-    rounds: int,
+    rounds: int = 7,
     calls: int = 1,
     synchronise: Callable[[], object] = lambda: None,
 ) -> Seconds:

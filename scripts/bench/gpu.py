@@ -1,7 +1,7 @@
 """On a GPU: images per second in bf16 and channels_last with everything on the device, eager and compiled."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -24,13 +24,14 @@ BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4
 EPOCHS_OF_GOAL, IMAGES_OF_GOAL = 100, 50_000
 
 
-def gpu(sizes: Sizes, device: str = "cuda") -> list[Figure]:
+def gpu(sizes: Sizes, device: str = "cuda") -> Iterator[Figure]:
     """Steps on a batch that lies on the device, then whole epochs of the trainer with data and augmentation there."""
-    steps = [row for network in sizes.gpu_networks for row in _steps(network, sizes, device)]
-    return steps + _epochs(sizes, device)
+    for network in sizes.gpu_networks:
+        yield from _steps(network, sizes, device)
+    yield from _epochs(sizes, device)
 
 
-def _steps(network: Network, sizes: Sizes, device: str) -> list[Figure]:
+def _steps(network: Network, sizes: Sizes, device: str) -> Iterator[Figure]:
     label = f"{network}, GPU"
     copy = partial(training, network, replace(sizes, batch=sizes.gpu_batch), device, bf16=True)
     look_at_hooks()
@@ -45,20 +46,17 @@ def _steps(network: Network, sizes: Sizes, device: str) -> list[Figure]:
             observer = stack.enter_context(observer_of(u, scope, in_backward=False))
             variants[f"{name}, compiled"] = step_of(u.compiled(), observer)
         wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-        seconds = interleaved(variants, sizes.gpu_rounds, sizes.gpu_steps, wait)
+        seconds = interleaved(variants, calls=sizes.gpu_steps, synchronise=wait)
     flop = _flop_per_step(copy())
     peak = next((p for chip, p in BF16_PEAK.items() if device == "cuda" and chip in torch.cuda.get_device_name()), None)
-    found: list[Figure] = []
     for name, step_s in seconds.items():
-        found.append(figure(f"step, {name}", label, sizes.gpu_batch / step_s, unit="images/s"))
+        yield figure(f"step, {name}", label, sizes.gpu_batch / step_s, unit="images/s")
         if peak is not None:
-            share = 100 * flop / step_s / peak
-            found.append(figure(f"share of the chip's bf16 peak, {name}", label, share, unit="%"))
+            yield figure(f"share of the chip's bf16 peak, {name}", label, 100 * flop / step_s / peak, unit="%")
     for mode in ("eager", "compiled"):
         for name in SCOPES:
             values = seconds[f"{name}, {mode}"] / seconds[f"bare loop, {mode}"]
-            found.append(figure(f"step, penalty on {name} / bare step, {mode}", label, values, 1.05))
-    return found
+            yield figure(f"step, penalty on {name} / bare step, {mode}", label, values, 1.05)
 
 
 def _flop_per_step(t: Training) -> float:
@@ -68,13 +66,12 @@ def _flop_per_step(t: Training) -> float:
     return float(counter.get_total_flops())
 
 
-def _epochs(sizes: Sizes, device: str) -> list[Figure]:
+def _epochs(sizes: Sizes, device: str) -> Iterator[Figure]:
     """Seconds for 100 epochs of 50,000 images by the trainer, penalty on all leaf modules, extrapolated from the epochs
     after the first."""
     network, images = sizes.gpu_networks[0], random_images(sizes.gpu_images, sizes.image_size)
     names, empty = tuple(map(str, range(CLASSES))), images.first(0)
     dataset = Dataset("noise", images, empty, empty, names, sizes.image_size, 3, MEAN, STD, "noise")
-    found: list[Figure] = []
     for compile in ("off", "on"):
         config = ExperimentConfig(
             dataset=DatasetConfig(image_size=sizes.image_size, crop_padding=4, flip=True),
@@ -86,5 +83,4 @@ def _epochs(sizes: Sizes, device: str) -> list[Figure]:
         ends = [time.perf_counter() for _ in trainer.epochs(lambda: False, lambda done, text: None)]
         hundred = np.diff([started, *ends])[1:] * EPOCHS_OF_GOAL * IMAGES_OF_GOAL / sizes.gpu_images
         name = f"100 epochs of 50,000 images with the penalty, compile={compile}"
-        found.append(figure(name, f"{network}, GPU", hundred, 240, unit="s"))
-    return found
+        yield figure(name, f"{network}, GPU", hundred, 240, unit="s")

@@ -1,5 +1,6 @@
 """Passes over images: what metering adds to an evaluation, and how many images the data path makes in a second."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +20,6 @@ from eat_runner.energy.meter import measure
 from eat_runner.taps import Call, evaluation_mode, tap
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)
-DATA_ROUNDS = 7
 AUGMENTATIONS = {
     "crop and flip": DatasetConfig(crop_padding=4, flip=True),
     "crop and rotation": DatasetConfig(crop_padding=4, rotation_degrees=10),
@@ -51,10 +51,9 @@ def compare(arrays: list[NDArray[np.float32]], threshold: float) -> int:
     return sum(int(np.count_nonzero(values > threshold)) for values in arrays)
 
 
-def evaluation(sizes: Sizes) -> list[Figure]:
+def evaluation(sizes: Sizes) -> Iterator[Figure]:
     """The listing meter, slow and the same for every batch, gets one batch, the others more."""
     threshold = MeterConfig().threshold
-    found: list[Figure] = []
     for network, goal in zip(sizes.networks, METERING_GOALS, strict=True):
         t, count = training(network, sizes), network.metered_batches
         torch.manual_seed(1)
@@ -68,13 +67,10 @@ def evaluation(sizes: Sizes) -> list[Figure]:
         seconds = interleaved(variants, network.few_rounds)
         plain, ours, listed = seconds["plain"], seconds["metered"], seconds["listed"] * count
         compared = 1 + count * seconds["compared"] / plain
-        found += [
-            figure("evaluation with full metering / evaluation (c)", network, ours / plain, goal),
-            figure("evaluation (c) and one comparison of each output / evaluation (c)", network, compared),
-            figure("our metered evaluation / evaluation with meter (d)", network, ours / listed, 0.2),
-            figure("evaluation with meter (d) / evaluation (c)", network, listed / plain),
-        ]
-    return found
+        yield figure("evaluation with full metering / evaluation (c)", network, ours / plain, goal)
+        yield figure("evaluation (c) and one comparison of each output / evaluation (c)", network, compared)
+        yield figure("our metered evaluation / evaluation with meter (d)", network, ours / listed, 0.2)
+        yield figure("evaluation with meter (d) / evaluation (c)", network, listed / plain)
 
 
 def random_images(count: int, size: int) -> ImageSet:
@@ -83,10 +79,9 @@ def random_images(count: int, size: int) -> ImageSet:
     return ImageSet(images, np.arange(count, dtype=np.int64) % CLASSES)
 
 
-def data(sizes: Sizes) -> list[Figure]:
+def data(sizes: Sizes) -> Iterator[Figure]:
     """The same augmentation by ours and by the per-image loader, one process, one thread."""
     images = random_images(sizes.augmented, sizes.image_size)
-    found: list[Figure] = []
     for name, augmentation in AUGMENTATIONS.items():
         config = replace(augmentation, image_size=sizes.image_size)
 
@@ -98,8 +93,7 @@ def data(sizes: Sizes) -> list[Figure]:
             for _ in pil_loader(images, config, sizes.batch, MEAN, STD):
                 pass
 
-        seconds = interleaved({"ours": ours, "per image": per_image}, DATA_ROUNDS)
+        seconds = interleaved({"ours": ours, "per image": per_image})
         values = seconds["per image"] / seconds["ours"]
-        found.append(figure(f"our data path, {name} / per-image loader (e), images/s", "", values, 5, bound=AT_LEAST))
-        found.append(figure(f"our data path, {name}", "", sizes.augmented / seconds["ours"], unit="images/s"))
-    return found
+        yield figure(f"our data path, {name} / per-image loader (e), images/s", "", values, 5, bound=AT_LEAST)
+        yield figure(f"our data path, {name}", "", sizes.augmented / seconds["ours"], unit="images/s")

@@ -43,13 +43,10 @@ class Sizes:
     per_class: int = 1111
     epochs: int = 5
     thread_steps: int = 10
-    thread_rounds: int = 3
-    help_runs: int = 7
     folders: int = 10_000
     gpu_networks: tuple[Network, ...] = (Network("resnet18", 64), Network("vgg16", 64))
     gpu_batch: int = 512
     gpu_steps: int = 20
-    gpu_rounds: int = 7
     gpu_images: int = 50_000
 
 
@@ -61,12 +58,9 @@ TINY = Sizes(
     per_class=10,
     epochs=1,
     thread_steps=2,
-    thread_rounds=2,
-    help_runs=1,
     folders=8,
     gpu_networks=(Network("resnet18", 2),),
     gpu_batch=4,
     gpu_steps=1,
-    gpu_rounds=2,
     gpu_images=8,
 )

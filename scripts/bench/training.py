@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache, partial
@@ -60,14 +60,13 @@ def step_of(t: Training, penalty: Penalty) -> Callable[..., StepResult]:
     return partial(step, t.x_nchw, t.labels, LAMBDA, Progress(0, 1, 1))
 
 
-def eager(sizes: Sizes) -> list[Figure]:
+def eager(sizes: Sizes) -> Iterator[Figure]:
     """Penalty against no penalty, and against the two-pass step, step by step in turn, in several processes, each of
     them fresh.
 
     All steps in one process: where a process happens to have its memory makes its steps a few percent faster or slower
     for as long as it lives, and kinds of step with a process each would differ by that.
     """
-    found: list[Figure] = []
     for i, network in enumerate(sizes.networks):
         starts: list[Seconds] = []
         for _ in range(network.fresh_starts):
@@ -79,17 +78,14 @@ def eager(sizes: Sizes) -> list[Figure]:
         ours = {name: (seconds[f"{name}, with value"] + (n - 1) * seconds[name]) / n for name in SCOPES}
         for name in SCOPES:
             values, goals = ours[name] / plain, STEP_GOALS[name][i]
-            found.append(figure(f"training step, penalty on {name} / plain step (a)", network, values, *goals))
+            yield figure(f"training step, penalty on {name} / plain step (a)", network, values, *goals)
         for name in SCOPES:
             values = 1 + seconds[f"addition to {name}"] / plain
-            found.append(figure(f"plain step and one addition to {name} / plain step (a)", network, values))
-        values, goal = ours["all leaf modules"] / two_passes, TWO_PASS_GOALS[i]
-        found += [
-            figure("our step with all leaf modules / two-pass step (b)", network, values, goal),
-            figure("two-pass step (b) / plain step (a)", network, two_passes / plain),
-            figure("plain step (a)", network, sizes.batch / plain, unit="images/s"),
-        ]
-    return found
+            yield figure(f"plain step and one addition to {name} / plain step (a)", network, values)
+        values = ours["all leaf modules"] / two_passes
+        yield figure("our step with all leaf modules / two-pass step (b)", network, values, TWO_PASS_GOALS[i])
+        yield figure("two-pass step (b) / plain step (a)", network, two_passes / plain)
+        yield figure("plain step (a)", network, sizes.batch / plain, unit="images/s")
 
 
 def _time_variants(network: Network, sizes: Sizes) -> Seconds:
@@ -130,29 +126,24 @@ def _addition(network: Network, sizes: Sizes, scope: str) -> Callable[[], None]:
 # --- compiled ------------------------------------------------------------------------------------------------------
 
 
-def compiled(sizes: Sizes) -> list[Figure]:
+def compiled(sizes: Sizes) -> Iterator[Figure]:
     """The compiled step with the penalty. Both networks are compiled at once, then measured one after the other."""
-    found: list[Figure] = []
     with ExitStack() as stack:
         spawning = multiprocessing.get_context("spawn")  # compilers start processes of their own
         workers = [stack.enter_context(worker(context=spawning)) for _ in sizes.networks]
         waiting = [w.submit(_compile, n, sizes) for w, n in zip(workers, sizes.networks, strict=True)]
         compile_s = [future.result() for future in waiting]
         for i, network in enumerate(sizes.networks):
-            seconds = workers[i].submit(_time_compiled, network, sizes).result()
+            seconds, convolutions = workers[i].submit(_time_compiled, network, sizes).result()
             plain, penalised, ours = seconds["plain"], seconds["eager"], seconds["compiled"]
-            convolutions = workers[i].submit(convolutions_part, network, sizes).result()
-            name = "compiled step with the penalty / plain eager step (a)"
-            found += [
-                figure(name, network, ours / plain, COMPILED_GOALS[i]),
-                figure("compiled plain step / plain eager step (a)", network, seconds["compiled, plain"] / plain),
-                figure("convolutions' part of a plain eager step (a)", network, convolutions),
-                figure("compiled step / eager step, both penalised", network, ours / penalised),
-                figure("compilation, both networks at once", network, compile_s[i], unit="s"),
-            ]
+            goal = COMPILED_GOALS[i]
+            yield figure("compiled step with the penalty / plain eager step (a)", network, ours / plain, goal)
+            yield figure("compiled plain step / plain eager step (a)", network, seconds["compiled, plain"] / plain)
+            yield figure("convolutions' part of a plain eager step (a)", network, convolutions)
+            yield figure("compiled step / eager step, both penalised", network, ours / penalised)
+            yield figure("compilation, both networks at once", network, compile_s[i], unit="s")
             if (gained := np.median(penalised - ours)) > 0:
-                found.append(figure("steps after which compiling pays", network, compile_s[i] / gained, unit="steps"))
-    return found
+                yield figure("steps after which compiling pays", network, compile_s[i] / gained, unit="steps")
 
 
 def look_at_hooks() -> None:
@@ -186,8 +177,9 @@ def _compile(network: Network, sizes: Sizes) -> float:
         return time.perf_counter() - started
 
 
-def _time_compiled(network: Network, sizes: Sizes) -> Seconds:
-    return interleaved(_compiled_variants(network, sizes), network.few_rounds)
+def _time_compiled(network: Network, sizes: Sizes) -> tuple[Seconds, NDArray[np.float64]]:
+    seconds = interleaved(_compiled_variants(network, sizes), network.few_rounds)
+    return seconds, convolutions_part(network, sizes)
 
 
 def convolutions_part(network: Network, sizes: Sizes) -> NDArray[np.float64]:
@@ -228,7 +220,7 @@ M_MMAP_THRESHOLD = -3  # malloc.h
 ALLOCATORS = {"freed memory returned": False, "freed memory kept": True}
 
 
-def memory(sizes: Sizes) -> list[Figure]:
+def memory(sizes: Sizes) -> Iterator[Figure]:
     """Peak memory of a step above what the process holds between steps, each measurement in a fresh process.
 
     Twice: with an allocator that returns every freed tensor at once, which shows what the step needs, and with one that
@@ -236,7 +228,7 @@ def memory(sizes: Sizes) -> list[Figure]:
     """
     if not Path("/proc/self/status").exists():
         print("peak memory is skipped: it is read from Linux's /proc")
-        return []
+        return
     with worker(2, keep_freed=False, tasks=1) as processes:
         waiting = {
             (network, allocator, scope): [
@@ -247,15 +239,13 @@ def memory(sizes: Sizes) -> list[Figure]:
             for scope in ("", *SCOPES.values())
         }
         peaks = {key: np.array([future.result() for future in futures]) for key, futures in waiting.items()}
-    found: list[Figure] = []
     for network in sizes.networks:
         for allocator in ALLOCATORS:
             plain = peaks[network, allocator, ""]
             for name, scope in SCOPES.items():
                 values, goal = peaks[network, allocator, scope] / plain, MEMORY_GOALS.get(name)
-                found.append(figure(f"peak memory, penalty on {name} / plain, {allocator}", network, values, goal))
-            found.append(figure(f"peak memory, plain step, {allocator}", network, plain / 1e6, unit="MB"))
-    return found
+                yield figure(f"peak memory, penalty on {name} / plain, {allocator}", network, values, goal)
+            yield figure(f"peak memory, plain step, {allocator}", network, plain / 1e6, unit="MB")
 
 
 def peak_bytes(network: Network, scope: str, sizes: Sizes, keep_freed: bool) -> int:
@@ -290,7 +280,7 @@ def _status_bytes(key: str) -> int:
 # --- threads -------------------------------------------------------------------------------------------------------
 
 
-def threads(sizes: Sizes) -> list[Figure]:
+def threads(sizes: Sizes) -> Iterator[Figure]:
     """Two trainings with one thread each at once, against one after the other with two threads each."""
     network = sizes.networks[0]
     with worker() as first, worker() as second:
@@ -303,9 +293,9 @@ def threads(sizes: Sizes) -> list[Figure]:
             for w in (first, second):
                 w.submit(_steps, network, sizes, 2).result()
 
-        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, sizes.thread_rounds)
+        seconds = interleaved({"at once": at_once, "in turn": one_after_the_other}, rounds=3)
     values = seconds["at once"] / seconds["in turn"]
-    return [figure("two runs of one thread at once / in turn with two threads", network, values)]
+    yield figure("two runs of one thread at once / in turn with two threads", network, values)
 
 
 def _steps(network: Network, sizes: Sizes, thread_count: int) -> None:
