@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 from processes import eat_run, ended, finish, outcomes, output, results  # noqa: E402
 
 LAMBDAS, SEEDS = ("0", "0.5", "1"), ("0", "1")
+SWEEP = "-m lambda={} seed={} trainer.epochs=3"
 TINY = "-m lambda=0 seed=range(0,{runs}) trainer.epochs=1 model.width=2 dataset.train_limit=64"
 EPOCH = re.compile(r"^(digits-\S+)  epoch (\d+) ", re.MULTILINE)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+# 1: at the end of its sweep, a run of a process that had just been killed was missing
+EXIT_CODES = {0, 1, 75, -signal.SIGKILL}
 LONGEST_LIFE_S = 6.0
 ALLOWED_GROWTH_MB = 64.0
 
@@ -76,26 +78,20 @@ def killed_sweeps(place: Path, seed: int, minutes: float) -> dict[str, float]:
     """Sweeps over parts of a grid, by one to three processes at once, each killed after a random time, until done.
     What they went through; runs: that were compared with the undisturbed ones."""
     chance, end = random.Random(seed), time.monotonic() + 60 * minutes
-    expect(finish(place / "whole", sweep_of(LAMBDAS, SEEDS)) == 0, output(place / "whole"))
+    expect(finish(place / "whole", SWEEP.format(",".join(LAMBDAS), ",".join(SEEDS))) == 0, output(place / "whole"))
     whole, counted = outcomes(place / "whole"), Counter[str]()
     while time.monotonic() < end or not counted["sweeps"]:
         folder = place / f"sweep{counted['sweeps']}"
         lambdas = chance.sample(LAMBDAS, chance.randint(1, len(LAMBDAS)))
         seeds = chance.sample(SEEDS, chance.randint(1, len(SEEDS)))
-        codes = torment(folder, sweep_of(lambdas, seeds), chance)
-        found = outcomes(folder)
-        expect(len(found) == len(lambdas) * len(seeds), f"{folder}: {len(found)} runs")
+        codes = torment(folder, SWEEP.format(",".join(lambdas), ",".join(seeds)), chance)
+        found, epochs = checked(folder, len(lambdas) * len(seeds))
         expect(all(found[name] == whole[name] for name in found), f"{folder}: another result than undisturbed")
-        check_traces(folder, len(found))
         counted.update(sweeps=1, processes=len(codes), killed=codes.count(-signal.SIGKILL), stopped=codes.count(75))
-        counted.update(runs=len(found), epochs=len(epochs(folder)))
+        counted.update(runs=len(found), epochs=epochs)
         print(dict(counted), flush=True)
         shutil.rmtree(folder)
     return {"seed": seed, "minutes": minutes} | dict(counted)
-
-
-def sweep_of(lambdas: Iterable[str], seeds: Iterable[str]) -> str:
-    return f"-m lambda={','.join(lambdas)} seed={','.join(seeds)} trainer.epochs=3"
 
 
 def torment(folder: Path, arguments: str, chance: random.Random) -> list[int]:
@@ -108,28 +104,25 @@ def torment(folder: Path, arguments: str, chance: random.Random) -> list[int]:
             if process.exitcode is None and process.pid is not None:
                 os.kill(process.pid, number)
             codes.append(ended(process))
-            # 1: at the end of its sweep, a run of a process that had just been killed was missing
-            allowed = codes[-1] in {0, 1, 75, -signal.SIGKILL}
-            expect(allowed, f"exit code {codes[-1]}: {output(folder)[-2000:]}")
+            expect(codes[-1] in EXIT_CODES, f"exit code {codes[-1]}: {output(folder)[-2000:]}")
     codes.append(finish(folder, arguments))
     expect(codes[-1] == 0, output(folder)[-2000:])
     return codes
 
 
-def epochs(folder: Path) -> list[tuple[str, str]]:
-    """Run and number of every epoch that was trained: its line comes after its checkpoint."""
-    return EPOCH.findall(output(folder))
-
-
-def check_traces(folder: Path, runs: int) -> None:
-    """No failure, no epoch twice, a whole table, nothing left over."""
-    expect(" failed: " not in output(folder), f"{folder}: a run failed")
-    often = [epoch for epoch, times in Counter(epochs(folder)).items() if times > 1]
-    expect(not often, f"{folder}: trained twice: {often}")
+def checked(folder: Path, runs: int) -> tuple[dict[str, dict[str, Any]], int]:
+    """No failure, no epoch twice (its line comes after its checkpoint), all runs, a whole table, nothing left over.
+    What the runs leave, and how many epochs were trained."""
+    found, said = outcomes(folder), output(folder)
+    expect(len(found) == runs, f"{folder}: {len(found)} runs")
+    expect(" failed: " not in said, f"{folder}: a run failed")
+    epochs = Counter(EPOCH.findall(said))
+    expect(set(epochs.values()) <= {1}, f"{folder}: trained twice: {epochs.most_common(3)}")
     table = (results(folder) / "summary.csv").read_text()
     expect(table.count(",finished,") == runs, f"{folder}: {table}")
     left = [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".pt"))]
     expect(not left, f"{folder}: left over: {left}")
+    return found, len(epochs)
 
 
 # --- many runs in one process ---
@@ -142,28 +135,25 @@ def many_runs(folder: Path, runs: int) -> dict[str, Any]:
     while process.exitcode is None:
         done = sum(1 for _ in results(folder).glob("*/model.safetensors"))
         if (len(looks) + 1) * runs // 10 <= done < runs:
-            looks.append({"after_runs": done, **resources(process.pid)})
+            looks.append({"after_runs": done, **look(Path(f"/proc/{process.pid}"))})
             print(f"{done} runs: {looks[-1]['memory_mb']:.0f} MB, {looks[-1]['open_files']} files", flush=True)
         process.join(0.5)
     seconds = time.monotonic() - started
     expect(process.exitcode == 0, output(folder)[-2000:])
-    expect(len(outcomes(folder)) == runs, f"{folder}: {len(outcomes(folder))} runs")
-    check_traces(folder, runs)
-    seen = pd.DataFrame(looks)
-    grown = seen["memory_mb"].iloc[-1] - seen["memory_mb"].iloc[0]
-    expect(grown <= ALLOWED_GROWTH_MB, f"memory grew by {grown:.0f} MB: {list(seen['memory_mb'])}")
+    checked(folder, runs)
+    seen = pd.DataFrame(looks).to_dict("list")
+    grown = seen["memory_mb"][-1] - seen["memory_mb"][0]
+    expect(grown <= ALLOWED_GROWTH_MB, f"memory grew by {grown:.0f} MB: {seen['memory_mb']}")
+    half = len(looks) // 2
     for name in ("open_files", "threads"):
-        first, second = seen[name].iloc[: len(seen) // 2], seen[name].iloc[len(seen) // 2 :]
-        expect(second.max() <= first.max(), f"{name} grow: {list(seen[name])}")
-    return {"runs": runs, "seconds": seconds} | seen.to_dict("list")
+        expect(max(seen[name][half:]) <= max(seen[name][:half]), f"{name} grow: {seen[name]}")
+    return {"runs": runs, "seconds": seconds, **seen}
 
 
-def resources(pid: int | None) -> dict[str, float]:
-    process = Path(f"/proc/{pid}")
+def look(process: Path) -> dict[str, float]:
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    files = len(list((process / "fd").iterdir()))
-    memory_mb = int(status["VmRSS"].split()[0]) / 1024
-    return {"memory_mb": memory_mb, "open_files": files, "threads": int(status["Threads"])}
+    open_files, threads = len(list((process / "fd").iterdir())), int(status["Threads"])
+    return {"memory_mb": int(status["VmRSS"].split()[0]) / 1024, "open_files": open_files, "threads": threads}
 
 
 def working_in(place: Path) -> list[int]:
