@@ -15,7 +15,7 @@ from torch.nn import functional as F
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench import baselines, figures, gpu  # noqa: E402
+from bench import baselines, figures, gpu, table  # noqa: E402
 from bench.passes import data, metered, random_images  # noqa: E402
 from bench.sizes import TINY, Network  # noqa: E402
 from bench.training import LAMBDA, SIGMA, observer_of, peak_bytes, step_of  # noqa: E402
@@ -150,6 +150,19 @@ def test_interleaved_calls_every_variant_equally_often_and_in_changing_order():
 )
 def test_verdict(values, bound, goal, stretch, verdict):
     assert figures.figure("f", "n", values, goal, stretch, bound).verdict == verdict
+
+
+def test_a_table_that_is_written_and_read_again(tmp_path):
+    rows = [figures.figure("a, b", "", [1.23456, 3.0], 2), figures.figure("c", "net", 123456.0, unit="s")]
+    table.write(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_text().splitlines()[1:] == [
+        '"a, b",,at most,2,,2.117,1.235,3,2,ratio',
+        "c,net,,,,1.235e+05,1.235e+05,1.235e+05,1,s",
+    ]
+    assert table.markdown(table.read(tmp_path / "a.csv")).splitlines()[2:] == [
+        "| a, b |  | at most 2 | 2.117 | 1.235 to 3.000 | 2 | ratio | missed |",
+        "| c | net |  | 123,500 |  | 1 | s |  |",
+    ]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
