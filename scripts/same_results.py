@@ -7,7 +7,7 @@ Exit code 0 if all is the same, 1 if something differs or a command fails, 2 for
 """
 
 import argparse
-import csv
+import io
 import json
 import os
 import shutil
@@ -20,16 +20,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any, NoReturn
 
+import pandas as pd
+
+from eat_runner.records import RENAMED
+
 ROOT = Path(__file__).resolve().parents[1]
-# columns of tables and keys of penalties that were renamed, old: new
-RENAMED = {"normalisation": "weighting"}
-# keys of how a record says it was metered
-RENAMED_IN_METER = {"batch": "batch_size"}
 SAME_BYTES = {"model.safetensors", "layers.csv", "batches.csv"}
-COLUMNS_LEFT_OUT = {"seconds"}
 KEYS_LEFT_OUT = {"timings", "machine", "versions", "git_commit", "config", "checksum"}
 
 # folder: what is run in it
@@ -60,22 +58,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two tiny runs only")
     parser.add_argument("--output", type=Path, help="a new folder for runs and reports, which stay there")
     options = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # on the way out processes are ended and work trees removed
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with ExitStack() as stack:
         place = options.output or Path(stack.enter_context(TemporaryDirectory(prefix="same-results-")))
         if options.output and place.exists():
             refuse(f"{place} is there already: name a new folder")
-        trees = [stack.enter_context(work_tree(commit)) for commit in (options.before, options.after)]
-        before, after = Side("before", trees[0], place.resolve()), Side("after", trees[1], place.resolve())
+        commits = {"before": options.before, "after": options.after}
+        trees = {name: stack.enter_context(work_tree(commit)) for name, commit in commits.items()}
+        before, after = (Side(name, tree, place.resolve() / name) for name, tree in trees.items())
         before.work(options.quick)
         after.work(options.quick)
         same = show(before, after)
     sys.exit(0 if same else 1)
-
-
-def stop(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)  # on the way out processes are ended and work trees removed
 
 
 def refuse(message: str) -> NoReturn:
@@ -91,17 +86,14 @@ def work_tree(commit: str | None) -> Generator[Path]:
         return
     with TemporaryDirectory(prefix="same-results-tree-") as folder:
         tree = Path(folder).resolve() / "tree"
+        git = ["git", "-C", str(ROOT), "worktree"]
         try:
-            added = git("worktree", "add", "--detach", str(tree), commit)
+            added = subprocess.run([*git, "add", "--detach", tree, commit], capture_output=True, text=True)
             if added.returncode:
                 refuse(f"{commit}: {added.stderr.strip()}")
             yield tree
         finally:
-            git("worktree", "remove", "--force", str(tree))
-
-
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+            subprocess.run([*git, "remove", "--force", tree], capture_output=True)
 
 
 # --- running ---
@@ -109,17 +101,13 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Side:
-    """One of two commits. tree: its source. place: in its folder there it works; what is hidden in it is no result.
+    """One of two commits. tree: its source. folder: where it works; what is hidden in it is no result.
     wrong: which commands did not end as they should."""
 
     name: str
     tree: Path
-    place: Path
+    folder: Path
     wrong: list[str] = field(default_factory=list[str])
-
-    @property
-    def folder(self) -> Path:
-        return self.place / self.name
 
     def work(self, quick: bool) -> None:
         """Do all runs and reports, with a line for each command."""
@@ -133,9 +121,8 @@ class Side:
             else:
                 self.eat_run(name, arguments)
         if not quick:
-            self.eat_run("undisturbed", LONG_RUN)
-            self.eat_run("resumed", LONG_RUN, CONTINUE_ME)
-            self.eat_run("resumed", LONG_RUN)
+            for name, code in (("undisturbed", 0), ("resumed", CONTINUE_ME), ("resumed", 0)):
+                self.eat_run(name, LONG_RUN, code)
             times = self.log("resumed").read_text().count("  epoch 1 ")
             self.expect(times == 1, f"resumed: the first epoch was trained {times} times")
         for name in QUICK_HARDWARE if quick else HARDWARE:
@@ -143,27 +130,21 @@ class Side:
 
     def eat_run(self, name: str, arguments: str, wanted: int = 0) -> None:
         """``eat-run`` with the name NAME; with the old names of keys if this commit does not know the new ones."""
-        older = arguments
-        for old, new in RENAMED.items():
-            older = older.replace(f"penalty.{new}=", f"penalty.{old}=")
-        common = f"{COMMON} name={name}"
-        if older == arguments or not self.command(name, "run", f"{arguments} {common}", wanted, or_refused=True):
-            self.command(name, "run", f"{older} {common}", wanted)
+        known = (self.tree / "conf" / "penalty" / "l0.yaml").read_text()
+        for old, new in RENAMED["penalty"].items():
+            if f"\n{new}:" not in known:
+                arguments = arguments.replace(f"penalty.{new}=", f"penalty.{old}=")
+        self.command(name, "run", f"{arguments} {COMMON} name={name}", wanted)
 
-    def command(self, name: str, program: str, arguments: str, wanted: int = 0, or_refused: bool = False) -> bool:
-        """Run it to its end or, where that is ``wanted``, to a SIGTERM. False if it may refuse its input and does."""
+    def command(self, name: str, program: str, arguments: str, wanted: int = 0) -> None:
+        """Run it to its end or, where that is ``wanted``, to a SIGTERM."""
         started = time.monotonic()
         environment = os.environ | {"PYTHONPATH": str(self.tree / "src"), "OMP_NUM_THREADS": "1"}
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.place / ".compiled")
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder.parent / ".compiled")
+        command = [sys.executable, "-m", f"eat_runner.cli.{program}", *arguments.split()]
         with (
             self.log(name).open("ab") as log,
-            subprocess.Popen(
-                [sys.executable, "-m", f"eat_runner.cli.{program}", *arguments.split()],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            ) as process,
+            subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log) as process,
         ):
             try:
                 if wanted == CONTINUE_ME:
@@ -171,22 +152,20 @@ class Side:
                 code = process.wait()
             finally:
                 process.kill()  # where this script is stopped; nothing happens to one that has ended
-        refused = or_refused and code == BAD_INPUT
-        note = "refused, next with the old names" if refused else f"{time.monotonic() - started:.1f} s"
-        print(f"{self.name}  {name}: {note}", flush=True)
-        self.expect(code == wanted or refused, f"{name}: exit code {code}, not {wanted}: {self.last_line(name)}")
-        return not refused
+        print(f"{self.name}  {name}: {time.monotonic() - started:.1f} s", flush=True)
+        self.expect(code == wanted, f"{name}: exit code {code}, not {wanted}: {self.last_line(name)}")
 
     def stop_in_the_middle(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         """SIGTERM in the middle of the second epoch: half an epoch's time after the first one's row in history.csv."""
         while process.poll() is None and not list(folder.glob("*/history.csv")):
             time.sleep(0.01)
-        for run in [path.parent for path in folder.glob("*/history.csv")]:
-            first_s = epochs_s(run)[0]
+        for history in folder.glob("*/history.csv"):
+            first_s = pd.read_csv(history)["seconds"][0]
             time.sleep(first_s / 2)
             process.terminate()
             if process.wait() == CONTINUE_ME:
-                begun_s = read_record(run)["timings"]["training_s"] - sum(epochs_s(run))  # in the epoch under way
+                training_s = json.loads((history.parent / "record.json").read_bytes())["timings"]["training_s"]
+                begun_s = training_s - pd.read_csv(history)["seconds"].sum()  # in the epoch under way
                 self.expect(begun_s > first_s / 10, f"resumed: stopped {begun_s:.3f} s after the start of an epoch")
 
     def expect(self, holds: bool, otherwise: str) -> None:
@@ -198,16 +177,6 @@ class Side:
 
     def last_line(self, name: str) -> str:
         return (self.log(name).read_text(errors="replace").splitlines() or [""])[-1]
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "record.json").read_text())
-
-
-def epochs_s(run: Path) -> list[float]:
-    """Training time of each finished epoch, in seconds."""
-    with (run / "history.csv").open(newline="") as history:
-        return [float(row["seconds"]) for row in csv.DictReader(history)]
 
 
 # --- comparing ---
@@ -230,7 +199,7 @@ def show(before: Side, after: Side) -> bool:
 
 def about(*sides: Side) -> list[str]:
     """The commits that ran, versions and machines, as the records have them."""
-    records = {side.name: read_record(path.parent) for side in sides for path in side.folder.rglob("record.json")}
+    records = {side.name: json.loads(path.read_bytes()) for side in sides for path in side.folder.rglob("record.json")}
     commits = [f"{name}  {record['git_commit']}" for name, record in records.items()]
     return commits + sorted({str(record[key]) for record in records.values() for key in ("versions", "machine")})
 
@@ -258,46 +227,39 @@ def file_differences(name: str, before: bytes, after: bytes) -> Iterator[str]:
     """Of tables and records the values, and the first byte where nothing else differs and all bytes should be the same.
     Of other files (configurations, plots) only the name is looked at."""
     said: list[str] = []
-    if name.endswith(".csv"):
-        said = list(differences(columns(before), columns(after)))
-    elif name == "record.json":
-        records = [json.loads(data) for data in (before, after)]
-        one, other = (said_in(record) for record in records)
-        said = list(differences(one, other))
-    yield from said
+    if values := columns if name.endswith(".csv") else said_in if name == "record.json" else None:
+        yield from (said := list(differences(values(before), values(after))))
     if name in SAME_BYTES and before != after and not said:
         unequal = (i for i, (one, other) in enumerate(zip(before, after, strict=False)) if one != other)
         yield f"byte {next(unequal, min(len(before), len(after)))} of {len(before)}, after of {len(after)}"
 
 
-def said_in(record: dict[str, Any]) -> dict[str, Any]:
+def said_in(record: bytes) -> dict[str, Any]:
     """What is compared of a record. A key that came later and is empty says no more than one that is not there."""
-    meter = {RENAMED_IN_METER.get(key, key): value for key, value in record.get("meter", {}).items()}
-    said = record | {"meter": meter}
+    said = json.loads(record)
+    said["meter"] = {RENAMED["meter"].get(key, key): value for key, value in said.get("meter", {}).items()}
     return {key: value for key, value in said.items() if key not in KEYS_LEFT_OUT and value not in (None, [], {}, "")}
 
 
 def columns(table: bytes) -> dict[str, list[str]]:
-    """The columns of a CSV file that are compared, under their new names."""
-    head, *rows = csv.reader(table.decode().splitlines(keepends=True))
-    names = {i: RENAMED.get(name, name) for i, name in enumerate(head) if name not in COLUMNS_LEFT_OUT}
-    return {name: [row[i] for row in rows] for i, name in names.items()}
+    """The columns of a CSV file that are compared, as they are written, under their new names."""
+    cells = pd.read_csv(io.BytesIO(table), dtype=str, keep_default_na=False).rename(columns=RENAMED["penalty"])
+    return cells.drop(columns="seconds", errors="ignore").to_dict("list")
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
     """Names that only one side has, and values that are not of the same type and printed alike, to the last digit."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        sides = {"before": before.keys() - after.keys(), "after": after.keys() - before.keys()}
-        if any(sides.values()):
-            only = [f"only {side} {' '.join(sorted(names))}" for side, names in sides.items() if names]
-            yield where + ", ".join(only)
-        for name in sorted(before.keys() & after.keys()):
-            yield from differences(before[name], after[name], f"{where}{name} ")
-    elif isinstance(before, list) and isinstance(after, list):
+    if isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
             yield f"{where}{len(before)} values, after {len(after)}"
         for i, (one, other) in enumerate(zip(before, after, strict=False)):
             yield from differences(one, other, f"{where}[{i}] ")
+    elif isinstance(before, dict) and isinstance(after, dict):
+        sides = {"before": before.keys() - after.keys(), "after": after.keys() - before.keys()}
+        only = [f"only {side} {' '.join(sorted(names))}" for side, names in sides.items() if names]
+        yield from [where + ", ".join(only)] if only else []
+        for name in sorted(before.keys() & after.keys()):
+            yield from differences(before[name], after[name], f"{where}{name} ")
     elif repr(before) != repr(after):
         yield f"{where}{before} → {after}"
 

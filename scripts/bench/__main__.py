@@ -1,27 +1,25 @@
-"""``python -m bench``: run the sections, print the table, write results/bench/."""
+"""``PYTHONPATH=scripts python -m bench`` (``make bench``): run the sections, print goal and figure side by side, and
+write a CSV a section to results/bench/."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench import commands, data, evaluation, figures, gpu, training
+from bench import commands, gpu, passes, table, training
 from bench.figures import Figure
 from bench.sizes import TINY, Sizes
 from eat_runner.environment import git_commit, machine, versions
 
-Section = Callable[[Sizes], list[Figure]]
-
-SECTIONS: dict[str, Section] = {
+SECTIONS: dict[str, Callable[[Sizes], Iterable[Figure]]] = {
     "training": training.eager,
-    "evaluation": evaluation.evaluation,
-    "data": data.data,
+    "evaluation": passes.evaluation,
+    "data": passes.data,
     "threads": training.threads,
     "compiled": training.compiled,
     "memory": training.memory,
@@ -42,32 +40,17 @@ def main() -> None:
         parser.error(f"no section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
     output = options.output or (None if options.tiny else commands.ROOT / "results" / "bench")
     training.set_up()
-    print(figures.HEADER)
+    print(table.HEADER)
     for name in options.sections or SECTIONS:
         run(name, TINY if options.tiny else Sizes(), output)
 
 
 def run(name: str, sizes: Sizes, output: Path | None) -> None:
-    """Measure one section, print it and write it."""
+    """Measure one section, print it and write it beside those that were measured at another time."""
     if name == "gpu" and not torch.cuda.is_available():
         print("gpu: skipped, there is no CUDA device")
         return
-    facts = about(name)
-    started = time.perf_counter()
-    found = SECTIONS[name](sizes)
-    facts["seconds"] = round(time.perf_counter() - started, 1)
-    print(figures.show(found), flush=True)
-    print(f"{name}: {facts['seconds']} s", file=sys.stderr, flush=True)
-    if output is not None and found:
-        figures.write(output / f"{name}.csv", found)
-        remember(output / "machine.json", name, facts)
-        there = [path for section in SECTIONS if (path := output / f"{section}.csv").exists()]
-        (output / "table.md").write_text(figures.markdown(map(figures.read, there)), encoding="utf-8")
-
-
-def about(name: str) -> dict[str, Any]:
-    """Where and how a section is measured."""
-    return {
+    facts = {
         "command": " ".join(["PYTHONPATH=scripts", "python", "-m", "bench", *sys.argv[1:]]),
         "git_commit": git_commit(),
         "versions": versions(),
@@ -75,12 +58,19 @@ def about(name: str) -> dict[str, Any]:
         "load_average_before": round(os.getloadavg()[0], 2),
         "environment": {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     }
-
-
-def remember(path: Path, name: str, facts: dict[str, Any]) -> None:
-    """Put a section's facts beside those of the sections that were measured at another time."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | {name: facts}, indent=2, sort_keys=True) + "\n")
+    started = time.perf_counter()
+    found = list(SECTIONS[name](sizes))
+    facts["seconds"] = round(time.perf_counter() - started, 1)
+    print(table.show(found), flush=True)
+    print(f"{name}: {facts['seconds']} s", file=sys.stderr, flush=True)
+    if output is not None and found:
+        table.write(output / f"{name}.csv", found)
+        machines = output / "machine.json"
+        known = json.loads(machines.read_text()) if machines.exists() else {}
+        machines.write_text(json.dumps(known | {name: facts}, indent=2, sort_keys=True) + "\n")
+        there = [path for section in SECTIONS if (path := output / f"{section}.csv").exists()]
+        every = [row for path in there for row in table.read(path)]
+        (output / "table.md").write_text(table.markdown(every), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,68 +5,60 @@
 (e) ``pil_loader``: a DataLoader with transforms image by image. And ``minimal_loop``: forward, backward, step.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from bench.sizes import CLASSES, config_of
-from eat_runner import models
+from bench.sizes import CLASSES, Network, Sizes
 from eat_runner.config import DatasetConfig
+from eat_runner.data import ImageSet
 
 
 @dataclass
 class Training:
-    """A network in training mode, its optimiser, and one batch that stays in memory."""
+    """A network in training mode, its optimiser, and one batch that stays in memory. forward: the network, compiled or
+    not."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     x_nchw: Tensor
     labels: Tensor
-    bf16: bool = False
+    autocast: Callable[[], torch.autocast]
+    forward: Callable[[Tensor], Tensor]
 
-    @cached_property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.x_nchw.device.type, torch.bfloat16, enabled=self.bf16)
+    def compiled(self) -> "Training":
+        self.forward = torch.compile(self.model)
+        return self
 
 
 def training(
-    network: tuple[str, int],
-    image_size: int,
-    batch: int,
-    device: str = "cpu",
-    channels_last: bool = True,
-    bf16: bool = False,
+    network: Network, sizes: Sizes, device: str = "cpu", channels_last: bool = True, bf16: bool = False
 ) -> Training:
     """The same weights and the same batch at every call."""
     torch.manual_seed(0)
-    model = models.build(config_of(network), image_size, 3, CLASSES).module.to(device).train()
-    x, labels = torch.randn(batch, 3, image_size, image_size), torch.randint(CLASSES, (batch,))
-    x, labels = x.to(device), labels.to(device)
+    model = network.build(sizes.image_size).module.to(device).train()
+    x = torch.randn(sizes.batch, 3, sizes.image_size, sizes.image_size).to(device)
+    labels = torch.randint(CLASSES, (sizes.batch,)).to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    return Training(model, optimizer, x, labels, bf16)
+    return Training(model, optimizer, x, labels, lambda: torch.autocast(device, torch.bfloat16, enabled=bf16), model)
 
 
-def plain_step(t: Training, forward: Callable[[Tensor], Tensor] | None = None) -> None:
-    """(a) Forward, backward, step. forward: the compiled network, if it is to be used."""
+def plain_step(t: Training) -> None:
+    """(a) Forward, backward, step."""
     with t.autocast():
-        loss = F.cross_entropy((t.model if forward is None else forward)(t.x_nchw), t.labels)
+        loss = F.cross_entropy(t.forward(t.x_nchw), t.labels)
     t.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     t.optimizer.step()
@@ -80,9 +72,7 @@ def two_pass_step(t: Training, sigma: float, lambda_: float) -> Tensor:
     def keep(module: nn.Module, args: Any, output: Tensor) -> None:
         outputs.append(output.clone())
 
-    with ExitStack() as hooks:
-        for module in leaves(t.model):
-            hooks.callback(module.register_forward_hook(keep).remove)
+    with leaves_hooked(t.model, keep):
         t.model(t.x_nchw)
     penalty = torch.stack([naive_surrogate(x, sigma) / x.numel() for x in outputs]).mean()
     t.optimizer.zero_grad(set_to_none=True)
@@ -96,8 +86,12 @@ def naive_surrogate(x: Tensor, sigma: float) -> Tensor:
     return (x**2 / (x**2 + sigma)).sum()
 
 
-def leaves(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if not any(module.children())]
+@contextmanager
+def leaves_hooked(model: nn.Module, hook: Callable[[nn.Module, Any, Tensor], None]) -> Generator[None]:
+    handles = [module.register_forward_hook(hook) for module in model.modules() if not any(module.children())]
+    yield
+    for handle in handles:
+        handle.remove()
 
 
 def evaluate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -108,66 +102,42 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             model(x)
 
 
-@dataclass
-class Totals:
-    """Of one batch, over the calls of all leaf modules."""
-
-    input_elements: int = 0
-    input_nonzeros: int = 0
-    output_elements: int = 0
-    output_nonzeros: int = 0
-    parameter_elements: int = 0
-    parameter_nonzeros: int = 0
-
-
-def listing_meter(model: nn.Module, batches: Iterable[Tensor], threshold: float) -> list[Totals]:
-    """(d) Elements and non-zeros of every call's inputs, outputs, parameters and buffers; non-zeros by listing them."""
-
-    def nonzeros(x: Tensor) -> int:
-        return len((x.detach().abs() > threshold).nonzero())
-
-    found: list[Totals] = []
+def listing_meter(model: nn.Module, batches: Iterable[Tensor], threshold: float) -> list[Counter[str]]:
+    """(d) A batch's elements and non-zeros of every call's inputs, outputs, parameters and buffers, over the calls of
+    all leaf modules; non-zeros by listing them."""
+    found: list[Counter[str]] = []
 
     def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        totals = found[-1]
-        for x in args:
-            totals.input_elements += x.numel()
-            totals.input_nonzeros += nonzeros(x)
-        totals.output_elements += output.numel()
-        totals.output_nonzeros += nonzeros(output)
-        for value in (*module.parameters(), *module.buffers()):
-            totals.parameter_elements += value.numel()
-            totals.parameter_nonzeros += nonzeros(value)
+        tensors = {"input": args, "output": (output,), "parameter": (*module.parameters(), *module.buffers())}
+        for kind, values in tensors.items():
+            for x in values:
+                found[-1][f"{kind}_elements"] += x.numel()
+                found[-1][f"{kind}_nonzeros"] += len((x.detach().abs() > threshold).nonzero())
 
-    with ExitStack() as hooks:
-        for module in leaves(model):
-            hooks.callback(module.register_forward_hook(count).remove)
-        model.eval()
-        with torch.no_grad():
-            for x in batches:
-                found.append(Totals())
-                model(x)
+    model.eval()
+    with leaves_hooked(model, count), torch.no_grad():
+        for x in batches:
+            found.append(Counter())
+            model(x)
     return found
 
 
-class _PilImages(Dataset[tuple[Tensor, int]]):
-    def __init__(self, images_nhwc: NDArray[np.uint8], labels: NDArray[np.int64], transform: v2.Transform):
-        self.images_nhwc, self.labels, self.transform = images_nhwc, labels, transform
+@dataclass
+class PilImages(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's data sets give them."""
+
+    images: ImageSet
+    transform: v2.Transform
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images_nhwc[index])), int(self.labels[index])
+        return self.transform(Image.fromarray(self.images.images_nhwc[index])), int(self.images.labels[index])
 
 
 def pil_loader(
-    images_nhwc: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    config: DatasetConfig,
-    batch: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    images: ImageSet, config: DatasetConfig, batch: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(e) One epoch of an ordinary DataLoader, in this process, with the augmentation that ``config`` asks for."""
     steps: list[v2.Transform] = []
@@ -175,13 +145,11 @@ def pil_loader(
         steps.append(v2.RandomCrop(config.image_size, padding=config.crop_padding))
     if config.flip:
         steps.append(v2.RandomHorizontalFlip())
-    if config.rotation_degrees:
-        steps.append(
-            v2.RandomRotation([-config.rotation_degrees, config.rotation_degrees], v2.InterpolationMode.BILINEAR)
-        )
+    if degrees := config.rotation_degrees:
+        steps.append(v2.RandomRotation([-degrees, degrees], v2.InterpolationMode.BILINEAR))
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    images = _PilImages(images_nhwc, labels, v2.Compose(steps))
-    return iter(DataLoader(images, batch_size=batch, shuffle=True, drop_last=len(labels) >= batch, num_workers=0))
+    data = PilImages(images, v2.Compose(steps))
+    return iter(DataLoader(data, batch_size=batch, shuffle=True, drop_last=len(data) >= batch, num_workers=0))
 
 
 def minimal_loop(t: Training, images_nchw: Tensor, labels: Tensor, steps: int) -> None:

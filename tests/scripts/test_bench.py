@@ -15,19 +15,18 @@ from torch.nn import functional as F
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench import baselines, figures, gpu  # noqa: E402
-from bench.data import data, random_images  # noqa: E402
-from bench.evaluation import metered  # noqa: E402
-from bench.sizes import TINY  # noqa: E402
+from bench import baselines, figures, gpu, table  # noqa: E402
+from bench.passes import data, metered, random_images  # noqa: E402
+from bench.sizes import TINY, Network  # noqa: E402
 from bench.training import LAMBDA, SIGMA, observer_of, peak_bytes, step_of  # noqa: E402
 from eat_runner.config import DatasetConfig  # noqa: E402
 from eat_runner.data.batches import training_batches  # noqa: E402
 
-RESNET = ("resnet18", 2)
+RESNET = Network("resnet18", 2)
 
 
 def small_training():
-    return baselines.training(RESNET, 8, 4)
+    return baselines.training(RESNET, TINY)
 
 
 def test_our_steps_and_the_two_pass_step_train_alike():
@@ -76,15 +75,15 @@ def test_the_listing_meter_counts_what_ours_counts():
     ours = metered(t.model, batches).batches
     assert len(ours) == len(listed) == 2
     for totals, counted in zip(listed, ours, strict=True):
-        assert totals == baselines.Totals(
-            counted.input_elements,
-            counted.input_nonzeros_as_built,
-            counted.output_elements,
-            counted.output_nonzeros,
-            counted.parameter_elements,
-            counted.parameter_nonzeros,
-        )
-    assert listed[0].output_nonzeros < listed[0].output_elements
+        assert totals == {
+            "input_elements": counted.input_elements,
+            "input_nonzeros": counted.input_nonzeros_as_built,
+            "output_elements": counted.output_elements,
+            "output_nonzeros": counted.output_nonzeros,
+            "parameter_elements": counted.parameter_elements,
+            "parameter_nonzeros": counted.parameter_nonzeros,
+        }
+    assert listed[0]["output_nonzeros"] < listed[0]["output_elements"]
 
 
 def test_the_per_image_loader_yields_the_images_that_ours_yields():
@@ -93,7 +92,7 @@ def test_the_per_image_loader_yields_the_images_that_ours_yields():
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     both = []
     for batches in (
-        baselines.pil_loader(images.images_nhwc, images.labels, config, 4, mean, std),
+        baselines.pil_loader(images, config, 4, mean, std),
         training_batches(images, config, 5, mean, std, 0, 0, torch.device("cpu")),
     ):
         rows = torch.cat([torch.cat([x.flatten(1), y[:, None].float()], 1) for x, y in batches]).numpy()
@@ -107,7 +106,7 @@ def test_the_per_image_loader_yields_the_images_that_ours_yields():
 def test_the_per_image_loader_augments():
     images = random_images(8, 8)
     config = DatasetConfig(image_size=8, crop_padding=2, flip=True, rotation_degrees=10.0)
-    loaded = baselines.pil_loader(images.images_nhwc, images.labels, config, 8, (0.0,) * 3, (1.0,) * 3)
+    loaded = baselines.pil_loader(images, config, 8, (0.0,) * 3, (1.0,) * 3)
     x, labels = next(loaded)
     assert x.shape == (8, 3, 8, 8)
     assert sorted(labels.tolist()) == list(range(8))
@@ -151,6 +150,19 @@ def test_interleaved_calls_every_variant_equally_often_and_in_changing_order():
 )
 def test_verdict(values, bound, goal, stretch, verdict):
     assert figures.figure("f", "n", values, goal, stretch, bound).verdict == verdict
+
+
+def test_a_table_that_is_written_and_read_again(tmp_path):
+    rows = [figures.figure("a, b", "", [1.23456, 3.0], 2), figures.figure("c", "net", 123456.0, unit="s")]
+    table.write(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_text().splitlines()[1:] == [
+        '"a, b",,at most,2,,2.117,1.235,3,2,ratio',
+        "c,net,,,,1.235e+05,1.235e+05,1.235e+05,1,s",
+    ]
+    assert table.markdown(table.read(tmp_path / "a.csv")).splitlines()[2:] == [
+        "| a, b |  | at most 2 | 2.117 | 1.235 to 3.000 | 2 | ratio | missed |",
+        "| c | net |  | 123,500 |  | 1 | s |  |",
+    ]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
