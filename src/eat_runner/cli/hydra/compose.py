@@ -54,8 +54,8 @@ def key_types() -> dict[str, str]:
     default = ExperimentConfig()
     types = {key: type(getattr(default, name)).__name__ for key, name in root_keys().items()}
     types["init"] = "str"
-    for group, schemas in ((group, GROUPS[group].schemas) for group in GROUPS):
-        for name, schema in schemas.items():
+    for group, described in GROUPS.items():
+        for name, schema in described.schemas.items():
             path = f"{group}.{name}" if group == LOGGERS else group
             types |= {f"{path}.{f.name}": getattr(f.type, "__name__", "int") for f in fields(schema)}
     return types
