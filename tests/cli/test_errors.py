@@ -123,7 +123,9 @@ BAD: dict[str, str] = {
     "pruning=magnitude pruning.begin=0.7": "pruning.begin=0.7 must be smaller than pruning.end=0.7",
     "pruning=magnitude pruning.every_steps=0": "pruning.every_steps=0 is out of range: it must be a finite number > 0",
     "pruning=magnitude pruning.ranking=local": "pruning.ranking=local is unknown: choose one of global, uniform, erk",
-    "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: magnitude, none",
+    "pruning=energy pruning.ranking=erk": "pruning.ranking=erk is for pruning=magnitude: prices rank all weights "
+    "together",
+    "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: energy, magnitude, none",
     "pruning.density=0.5": "pruning is not chosen, so its keys mean nothing: leave them out, or write pruning=NAME",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",

@@ -12,9 +12,12 @@ from torch import nn
 from eat_runner import run
 from eat_runner.config import MeterConfig, ModelConfig
 from eat_runner.config.hardware import PublishedHardware
+from eat_runner.config.identity import run_id
 from eat_runner.config.pruning import RANKINGS, PruningConfig
+from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
-from eat_runner.methods.pruning import Pruning, density_at, erk_densities, largest
+from eat_runner.energy.rules import RULES
+from eat_runner.methods.pruning import Pruning, _Layer, density_at, erk_densities, largest
 from eat_runner.records import RunFolder
 from eat_runner.train.checkpoint import pack, unpack
 
@@ -171,3 +174,50 @@ def test_a_network_without_anything_between_its_first_and_last_layer(small_confi
     record = run.run(replace(pruned, model=model, methods={"pruning": settings}))
     assert record.status == "finished"
     assert "classifier" in record.changes[0]["masked"]
+
+
+# --- by energy
+
+
+def test_by_energy_a_weight_counts_its_square_over_what_it_costs():
+    """Two layers of the same magnitudes, of which one costs four times as much: it keeps those twice as large."""
+    torch.manual_seed(0)
+    pruning = Pruning(PruningConfig(name="energy"), load_hardware("fused_45nm"))
+    weights = [nn.Parameter(torch.rand(50, 40)) for _ in range(2)]
+    pruning.layers = [_Layer(name, weight, None) for name, weight in zip("ab", weights, strict=True)]
+    pruning.prices_pj = {"a": 1.0, "b": 4.0}
+    pruning._prune(0.3)
+    a, b = (weight.detach()[pruning.masks[name]] for name, weight in zip("ab", weights, strict=True))
+    assert len(a) + len(b) == round(0.3 * 4000)
+    limit = a.min()
+    assert limit == pytest.approx(b.min().item() / 2, rel=0.01)
+    assert torch.equal(pruning.masks["a"], weights[0].detach() >= limit)
+
+
+def test_prices_are_those_of_the_rule_and_move_with_the_looks(pruned):
+    settings = replace(pruned.methods["pruning"], name="energy")
+    hardware = load_hardware("fused_7nm_int8")
+    config = replace(pruned, methods={"pruning": settings}, hardware=hardware)
+    trainer = run.locate_and_build(config).trainer()
+    counts = trainer.look()
+    found = RULES["fused"].marginal_pj(counts, hardware).weights
+    expected = {row.name: found[row.call] for row in counts.layers if row.call in found}
+    list(trainer.epochs(lambda: True, lambda *_: None))
+    first = trainer.methods["pruning"].prices_pj
+    assert first == {name: expected[name] for name in first}
+    assert len(first) == 19  # of 21 convolutions and linear layers
+    list(trainer.epochs(lambda: False, lambda *_: None))
+    assert trainer.methods["pruning"].prices_pj != first
+
+
+@pytest.mark.parametrize("name", ["published", "fused_45nm", "eyeriss_65nm"])
+def test_pruning_by_energy_resumes_to_the_bit_and_is_named_by_prices(name, pruned):
+    settings = replace(pruned.methods["pruning"], name="energy")
+    config = replace(pruned, methods={"pruning": settings}, hardware=load_hardware(name))
+    whole, resumed = trained(config), trained(config, 3, 4)
+    states = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    other = replace(config, hardware=replace(config.hardware, multiply_pj=9.0))
+    assert run_id(config, "data") != run_id(other, "data")
+    magnitude = [replace(c, methods=pruned.methods) for c in (config, other)]
+    assert len({run_id(c, "data") for c in magnitude}) == 1

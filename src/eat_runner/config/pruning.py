@@ -14,7 +14,9 @@ class PruningConfig(MethodConfig):
     """Gradual pruning (Zhu and Gupta, arXiv 1710.01878): density d(t) = d + (1 - d) (1 - q)^3, where q goes from 0 to 1
     between ``begin`` and ``end``; after that the masks stay as they are.
 
-    name: ``magnitude`` keeps the largest weights. density: of the weights that are pruned, the share that is left.
+    name: ``magnitude`` keeps the largest weights w; ``energy`` those with the largest w^2 / d, where d is what one more
+    non-zero weight costs in that layer on the run's hardware (after Yang, Zhu and Liu, ICLR 2019, arXiv 1806.04321).
+    density: of the weights that are pruned, the share that is left.
     begin, end: shares of the training. every_steps: steps between two masks.
     ranking: weights of all layers against each other (global), the same density in every layer (uniform), or denser
     where a layer is small (erk: Erdős–Rényi kernel, Evci et al., ICML 2020, arXiv 1911.11134).
@@ -29,6 +31,10 @@ class PruningConfig(MethodConfig):
     first_layer: bool = False
     last_layer: bool = False
 
+    @property
+    def reads_hardware(self) -> bool:
+        return self.name == "energy"
+
     def check(self) -> None:
         above("pruning.density", self.density, 0.0)
         between("pruning.density", self.density, 0.0, 1.0)
@@ -38,3 +44,7 @@ class PruningConfig(MethodConfig):
             raise UserError(f"pruning.begin={self.begin:g} must be smaller than pruning.end={self.end:g}")
         above("pruning.every_steps", self.every_steps, 0)
         one_of("pruning.ranking", self.ranking, RANKINGS)
+        if self.name == "energy" and self.ranking != "global":
+            raise UserError(
+                f"pruning.ranking={self.ranking} is for pruning=magnitude: prices rank all weights together"
+            )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.energy.counts import Counts, Kind
+from eat_runner.energy.rules import RULES
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Progress, Trained
 
@@ -67,13 +68,14 @@ class Pruning(Method):
     """Masks over the weights of convolutions and linear layers. A masked weight is exactly zero after every step,
     whatever momentum and weight decay do, and never comes back."""
 
-    wants_look = True  # for the order of the layers, and the batch norm behind each
+    wants_look = True  # for the order of the layers, the batch norm behind each, and prices
 
     def __init__(self, config: PruningConfig, hardware: HardwareConfig):
         super().__init__(config, hardware)
         self.settings = config
         self.masks: dict[str, Tensor] = {}
         self.layers: list[_Layer] = []
+        self.prices_pj: dict[str, float] = {}  # by layer, of one more non-zero weight; where weights are ranked by them
 
     def on_build(self, model: nn.Module) -> None:
         self.model = model
@@ -82,6 +84,10 @@ class Pruning(Method):
 
     def before_training(self, counts: Counts) -> None:
         self.layers = self._find(counts)
+        self._take_prices(counts)
+
+    def after_epoch(self, progress: Progress, counts: Counts) -> None:
+        self._take_prices(counts)
 
     def after_step(self, progress: Progress) -> None:
         settings, done = self.settings, progress.step + 1
@@ -94,17 +100,19 @@ class Pruning(Method):
     def after_training(self, trained: Trained) -> None:
         """Nothing after a training with pruning; without any steps, all at once."""
         if not self.masks:
-            self.layers = self._find(trained.count())
+            self.before_training(trained.count())
             self._prune(self.settings.density)
             self._apply()
 
     def state(self) -> dict[str, Any]:
-        return {"masks": self.masks, "layers": [(layer.name, self._norm_name(layer)) for layer in self.layers]}
+        layers = [(layer.name, self._norm_name(layer)) for layer in self.layers]
+        return {"masks": self.masks, "layers": layers, "prices_pj": self.prices_pj}
 
     def load_state(self, state: dict[str, Any]) -> None:
         modules: Mapping[str | None, Any] = dict(self.model.named_modules())
         self.masks = {name: mask.to(modules[name].weight.device) for name, mask in state["masks"].items()}
         self.layers = [_Layer(name, modules[name].weight, modules.get(norm)) for name, norm in state["layers"]]
+        self.prices_pj = state["prices_pj"]
 
     def changes(self) -> dict[str, Any]:
         """How many weights are masked, of how many, by layer."""
@@ -132,7 +140,7 @@ class Pruning(Method):
         return kept
 
     def _prune(self, density: float) -> None:
-        scores = [layer.magnitudes() for layer in self.layers]
+        scores = [self._score(layer) for layer in self.layers]
         for layer, score in zip(self.layers, scores, strict=True):
             if layer.name in self.masks:
                 score[~self.masks[layer.name]] = -1.0  # what is gone stays gone
@@ -146,6 +154,24 @@ class Pruning(Method):
             kept = [max(round(d * size), 1) for d, size in zip(densities, sizes, strict=True)]
             masks = [largest([score], k)[0] for score, k in zip(scores, kept, strict=True)]
         self.masks = dict(zip(names, masks, strict=True))
+
+    def _score(self, layer: _Layer) -> Tensor:
+        if not self.prices_pj:
+            return layer.magnitudes()
+        return layer.magnitudes().square() / self.prices_pj[layer.name]
+
+    def _take_prices(self, counts: Counts) -> None:
+        """Of the network as it is; a layer that is called several times pays at each call. The cheapest price above 0
+        stands in where one is 0, as on a chip that neither stores nor skips the zeros of a layer."""
+        if not self.settings.reads_hardware:
+            return
+        found = RULES[self.hardware.rule].marginal_pj(counts, self.hardware).weights
+        prices = {layer.name: 0.0 for layer in self.layers}
+        for row in counts.layers:
+            if row.name in prices:
+                prices[row.name] += found.get(row.call, 0.0)
+        cheapest = min((price for price in prices.values() if price > 0), default=1.0)
+        self.prices_pj = {name: price or cheapest for name, price in prices.items()}
 
     def _apply(self) -> None:
         with torch.no_grad():
