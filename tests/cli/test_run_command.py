@@ -132,6 +132,13 @@ def test_each_different_network_is_prepared_once_with_and_without_penalty(
     assert sorted(experiment.prepared) == [("resnet18", 0.0), ("resnet18", 1.0), ("vgg11", 0.0), ("vgg11", 1.0)]
 
 
+def test_a_sweep_with_a_method_and_without_it(command: Command, experiment: FakeExperiment) -> None:
+    """The keys of the method mean nothing for the run without it, which is one run."""
+    assert command("-m pruning=none,magnitude pruning.density=0.3,0.2 lambda=0") == 0
+    assert experiment.ran == [(0.0, 0)] * 4
+    assert len({path.name for path in Path("results/default").iterdir() if path.is_dir()}) == 3
+
+
 @pytest.mark.parametrize(
     ("written", "value"),
     [("0", 0.0), ("1", 1.0), ("1e-3", 0.001), (".5", 0.5), ("2.", 2.0), ("1E2", 100.0), ("+3", 3.0), ("'0.25'", 0.25)],

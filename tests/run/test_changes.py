@@ -156,12 +156,6 @@ def test_a_network_changed_by_a_method_that_is_not_known_is_refused(masked, monk
         eat_runner.load_run(folder_of(masked, record).path)
 
 
-def test_keys_of_a_method_that_is_not_chosen_are_refused(small_config, mask_method):
-    config = replace(small_config, methods={"mask": MaskConfig(threshold=0.5)})
-    with pytest.raises(UserError, match=r"^mask is not chosen, so its keys mean nothing: leave them out"):
-        run.locate(config)
-
-
 def test_a_method_that_nobody_implements_is_refused(masked, monkeypatch):
     monkeypatch.delitem(METHODS, "mask")
     with pytest.raises(UserError, match=r"^the config group=mask is unknown"):

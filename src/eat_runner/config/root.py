@@ -75,9 +75,6 @@ class ExperimentConfig:
         groups = (getattr(self, name) for name, group in GROUPS.items() if not group.method and name != "loggers")
         for group in (*groups, *self.methods.values(), *self.loggers.values()):
             group.check()
-        for name, method in self.methods.items():
-            if not method.is_chosen and method != type(method)():
-                raise UserError(f"{name} is not chosen, so its keys mean nothing: leave them out, or write {name}=NAME")
         at_least("lambda", self.lambda_, 0.0)
         between("seed", self.seed, 0, 2**31 - 1)
         between("threads", self.threads, 1, 1024)

@@ -17,7 +17,7 @@ from eat_runner.cli.help import choices
 from eat_runner.cli.hydra.compose import LOGGERS, to_experiment, without_hydra
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import Start, preparation, run_id
-from eat_runner.config.root import ExperimentConfig
+from eat_runner.config.root import ExperimentConfig, default_methods
 from eat_runner.errors import UserError
 
 Identity = tuple[str, Start]
@@ -40,11 +40,11 @@ class BeforeJobs(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         BeforeJobs.on_cluster = False
-        _or_refuse(lambda: self.accept([_checked(config)]))
+        _or_refuse(lambda: self.accept(_agreeing([_checked(config)])))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         BeforeJobs.on_cluster = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
-        _or_refuse(lambda: self.accept([_checked(job) for job in jobs(config)]))
+        _or_refuse(lambda: self.accept(_agreeing([_checked(job) for job in jobs(config)])))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra keeps every job's answer until the sweep ends, each with two configurations that nobody asks for."""
@@ -120,6 +120,16 @@ def _checked(config: DictConfig) -> ExperimentConfig:
     for name in experiment.loggers:
         one_of("loggers", name, choices("loggers"))
     return experiment
+
+
+def _agreeing(configs: list[ExperimentConfig]) -> list[ExperimentConfig]:
+    """The jobs of a command. UserError for the keys of a method that none of them has; where some have it, the others
+    are what these are compared with."""
+    for group, default in default_methods().items():
+        methods = [config.methods[group] for config in configs]
+        if not any(method.is_chosen for method in methods) and any(method != default for method in methods):
+            raise UserError(f"{group} is not chosen, so its keys mean nothing: leave them out, or write {group}=NAME")
+    return configs
 
 
 def _or_refuse(action: Callable[[], None]) -> None:
