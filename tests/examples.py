@@ -1,4 +1,4 @@
-"""A method for tests, as somebody would add it: a schema, and what it does to a network."""
+"""What several tests need: a method, as somebody would add it, and a training with stops in between."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eat_runner import run
 from eat_runner.config.groups import Group
 from eat_runner.config.method import MethodConfig
 from eat_runner.methods.base import Method, Progress, Trained
+from eat_runner.train.checkpoint import pack, unpack
+from eat_runner.train.loop import Trainer
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,3 +98,22 @@ class Mask(Method):
 
 
 GROUP = Group(schemas={"mask": MaskConfig}, about="masks small weights", method=True)
+
+
+def trained(config: Any, *stops: int) -> Trainer:
+    """The trainer at the end of a training that was stopped after so many steps each time, and went on in a fresh one
+    from its checkpoint."""
+    state: dict[str, Any] | None = None
+    for steps in stops:
+        state = _part(config, state, steps).state()
+    return _part(config, state, 10**9)
+
+
+def _part(config: Any, state: dict[str, Any] | None, steps: int) -> Trainer:
+    trainer = run.locate_and_build(config).trainer()
+    if state is not None:
+        trainer.load_state(unpack(pack(state)))
+    left = iter(range(steps))
+    for _ in trainer.epochs(lambda: next(left, None) is None, lambda done, figures: None):
+        pass
+    return trainer

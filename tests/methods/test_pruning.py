@@ -19,7 +19,7 @@ from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
 from eat_runner.methods.pruning import Pruning, _Layer, density_at, erk_densities, largest
 from eat_runner.records import RunFolder
-from eat_runner.train.checkpoint import pack, unpack
+from examples import trained
 
 
 @pytest.fixture
@@ -30,20 +30,6 @@ def pruned(small_config):
 
 def folder_of(config, record):
     return RunFolder(Path(config.results_dir) / config.name / record.run_id)
-
-
-def trained(config, *stops):
-    """To the end, with a stop and a fresh trainer after so many steps each."""
-    state, trainer = None, None
-    for steps in (*stops, 10**9):
-        trainer = run.locate_and_build(config).trainer()
-        if state is not None:
-            trainer.load_state(unpack(pack(state)))
-        left = iter(range(steps))
-        for _ in trainer.epochs(lambda left=left: next(left, None) is None, lambda *_: None):
-            pass
-        state = trainer.state()
-    return trainer
 
 
 def test_the_density_follows_the_cube():

@@ -15,7 +15,7 @@ from eat_runner.energy.rules import RULES
 from eat_runner.models import build
 from eat_runner.penalties.observer import Observer
 from eat_runner.penalties.weighting import Energy, numbered
-from eat_runner.train.checkpoint import pack, unpack
+from examples import trained
 
 PRODUCTS = {Kind.CONV, Kind.LINEAR}
 FUSED = [name for name in builtin_hardware() if name != "published"]
@@ -114,19 +114,7 @@ def test_the_prices_of_the_hardware_are_a_part_of_the_identity(small_config) -> 
 def test_training_resumes_to_the_bit(name: str, small_config) -> None:
     config = replace(small_config, penalty=L0Config(weighting="energy"), hardware=load_hardware(name), lambda_=5.0)
 
-    def trained(*stops: int):
-        state = None
-        for steps in (*stops, 10**9):
-            trainer = run.locate_and_build(config).trainer()
-            if state is not None:
-                trainer.load_state(unpack(pack(state)))
-            left = iter(range(steps))
-            for _ in trainer.epochs(lambda left=left: next(left, None) is None, lambda *_: None):
-                pass
-            state = trainer.state()
-        return trainer
-
-    whole, resumed = trained(), trained(3, 4)
+    whole, resumed = trained(config), trained(config, 3, 4)
     states = (whole.model.state_dict(), resumed.model.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert whole.penalty.state() == resumed.penalty.state()
