@@ -65,6 +65,9 @@ def no_key(key: str) -> str:
     """What to say about a key that does not exist: the likeliest one that does, or all that could be meant."""
     group, _, leaf = key.replace("/", ".").rpartition(".")
     types = key_types()
+    if key in types and group.startswith(f"{LOGGERS}."):
+        logger = group.removeprefix(f"{LOGGERS}.")
+        return f"{key}: {logger} is not among the loggers: add it to the list, loggers=[csv,progress,{logger}]"
     if key in types:  # another choice of the group has it
         return f"{key} is no key of the {group} that is chosen: leave it out, or choose another {group}"
     inside = {known.rpartition(".")[2]: known for known in types if known.startswith(f"{group}.")}
