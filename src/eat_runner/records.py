@@ -89,7 +89,8 @@ class RunRecord:
     ended (reports price the counts again). uncounted: operations that the meter has no rule for.
     files: SHA-256 of the count files and of the weights; written by RunFolder.write_record.
     init_hash: SHA-256 of the weights that it began with. parent: run_id and that checksum, where a run's were taken.
-    changes: what methods did to the network, the parent's first: {"method": group, "choice": name, …}.
+    changes: what methods did to the network, the parent's first: {"method": group, "choice": name, …}. A training that
+    follows may move what a parent's method has made, such as weights that its pruning had made zero.
     """
 
     run_id: str

@@ -12,7 +12,9 @@ from eat_runner.energy.counts import Counts, Kind, LayerCounts
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
+from eat_runner.errors import UserError
 from eat_runner.models import build
+from eat_runner.penalties import penalty
 from eat_runner.penalties.observer import Observer
 from eat_runner.penalties.weighting import Energy, numbered
 from examples import trained
@@ -123,6 +125,11 @@ def test_training_resumes_to_the_bit(name: str, small_config) -> None:
     first.look(run.locate_and_build(config).trainer().look())
     assert first.dense_pj == whole.penalty.weighting.dense_pj
     assert first.prices_pj != whole.penalty.weighting.prices_pj
+
+
+def test_without_hardware_there_are_no_prices() -> None:
+    with pytest.raises(UserError, match="needs prices: give the hardware"):
+        penalty([torch.ones(3)], 1, 1, L0Config(weighting="energy"))
 
 
 def test_a_run_with_energy_weighting(small_config) -> None:

@@ -8,6 +8,8 @@ import torch
 
 import eat_runner
 from eat_runner import data, run
+from eat_runner.analysis.table import collate
+from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.config.identity import determinants, run_id
 from eat_runner.errors import UserError
 from eat_runner.methods import METHODS
@@ -66,8 +68,6 @@ def test_a_method_is_no_standard_training_and_has_an_identity_of_its_own(small_c
 
 
 def test_hardware_is_in_the_identity_by_its_prices_if_a_method_reads_them(masked):
-    from eat_runner.config.hardware import FusedHardware
-
     cheap, dear = FusedHardware(name="a", add_pj=1.0), FusedHardware(name="b", add_pj=2.0)
     renamed = replace(cheap, name="c", note="another", source={"add_pj": "mine"}, process_nm=3)
     prices = {"mask": MaskConfig(name="small", prices=True)}
@@ -143,6 +143,8 @@ def test_a_run_that_is_ended_early_is_stopped_and_goes_on_to_the_same_result(sma
     assert folder.read_record() == stopped
     assert [row["epoch"] for row in folder.read_history()] == [1]
     assert [planned.status for planned in run.plan([small_config])] == ["stopped"]
+    table = collate(Path(small_config.results_dir) / small_config.name, PublishedHardware())
+    assert table["status"].tolist() == ["stopped"]
     resumed = run.run(small_config)
     other = RunFolder(Path(small_config.results_dir) / "whole" / whole.run_id)
     assert folder.weights.read_bytes() == other.weights.read_bytes()

@@ -84,6 +84,8 @@ class Energy(Weighting):
 
     def __init__(self, hardware: HardwareConfig | None = None):
         super().__init__(hardware)
+        if hardware is None:
+            raise UserError("penalty.weighting=energy needs prices: give the hardware, or choose another weighting")
         self.dense_pj = 0.0
         self.prices_pj: dict[str, list[float]] = {}  # by module, in the order of its calls
 
