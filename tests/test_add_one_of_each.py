@@ -78,6 +78,21 @@ class Freeze(Method):
         return {"held": self.held is not None}
 """,
     "conf/freeze/bias.yaml": "defaults: [base_freeze, _self_]\nname: bias\nafter: 0.3\n",
+    # another config group: module, line, folder
+    "src/eat_runner/config/clip.py": """
+from dataclasses import dataclass
+
+from eat_runner.config.checks import at_least
+
+
+@dataclass(kw_only=True, slots=True)
+class ClipConfig:
+    limit: float = 0.0
+
+    def check(self):
+        at_least("clip.limit", self.limit, 0.0)
+""",
+    "conf/clip/norm.yaml": "defaults: [base_clip, _self_]\nlimit: 3\n",
     # a hardware rule
     "src/eat_runner/energy/rules/per_product.py": """
 from eat_runner.energy.rules.base import EnergyReport, LayerEnergy, MarginalPrices
@@ -180,6 +195,8 @@ LINES = [
     ("penalties/__init__.py", "from eat_runner.penalties.none", "from eat_runner.penalties.scaled_l1 import ScaledL1"),
     ("penalties/__init__.py", "PENALTIES: ", '    "scaled_l1": ScaledL1,'),
     ("config/groups.py", "from eat_runner.config.method ", "from eat_runner.config.freeze import FreezeConfig"),
+    ("config/groups.py", "from eat_runner.config.dataset", "from eat_runner.config.clip import ClipConfig"),
+    ("config/groups.py", "GROUPS: ", '    "clip": Group(schemas={"clip": ClipConfig}, about="limits", later=True),'),
     (
         "config/groups.py",
         "GROUPS: ",
@@ -324,3 +341,17 @@ def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
 def test_a_method_alone_has_lambda_zero(tree, tmp_path):
     shown = done(tree, tmp_path, *[a for a in ARGUMENTS if not a.startswith("lambda")], "plan=true")
     assert "stripes-tiny-none-freeze_bias-lambda0-seed0-" in shown
+
+
+def test_another_group_is_in_the_configuration_and_in_the_identity_where_it_says_something(tree, tmp_path):
+    def identity(*arguments):
+        return done(tree, tmp_path, *ARGUMENTS, *arguments, "plan=true").split()[0]
+
+    assert "  clip        limits: default, norm" in done(tree, tmp_path, "--help")
+    assert identity() == identity("clip=default") == identity("clip.limit=0")
+    assert len({identity(), identity("clip=norm"), identity("clip=norm", "clip.limit=2")}) == 3
+    refused = start(tree, tmp_path, *ARGUMENTS, "clip=norm", "clip.limit=-1")
+    assert refused.communicate()[1] == (
+        "eat-run: error: clip.limit=-1 is out of range: it must be a finite number >= 0\n"
+    )
+    assert refused.returncode == 2

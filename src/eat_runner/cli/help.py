@@ -1,8 +1,9 @@
 """The text of ``eat-run --help``."""
 
-from eat_runner.config.groups import GROUPS
+from eat_runner.config.groups import DEFAULT, GROUPS
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
+from eat_runner.config.root import default_methods, default_others
 
 TEXT = """\
 Trains image classifiers with an energy penalty and shows what accuracy costs in inference energy.
@@ -30,9 +31,10 @@ Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped: the same command co
 
 
 def choices(group: str) -> list[str]:
-    """What can be chosen: the names of a group's YAML files, and ``none`` of a method."""
-    none = {NONE} if group in GROUPS and GROUPS[group].method else set[str]()
-    return sorted(none | {path.stem for path in (conf_dir() / group).glob("*.yaml")})
+    """What can be chosen: the names of a group's YAML files, and what needs none: ``none`` of a method, ``default`` of
+    another group without a place in config.yaml."""
+    unwritten = {NONE} if group in default_methods() else {DEFAULT} if group in default_others() else set[str]()
+    return sorted(unwritten | {path.stem for path in (conf_dir() / group).glob("*.yaml")})
 
 
 def help_text() -> str:

@@ -1,5 +1,5 @@
 """THE list of config groups. A new group is a module beside this one with its schema, a line here, and a folder in
-conf/ (a method's choice ``none`` needs no file)."""
+conf/. What nobody chooses needs no file: a method's ``none``, and the ``default`` of any other group."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +51,9 @@ GROUPS: dict[str, Group] = {
     "pruning": Group(schemas={"pruning": PruningConfig}, about="weights that become zero", method=True),
     "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
 }
+
+
+DEFAULT = "default"  # the choice of a group of its own that nobody has chosen a file of
 
 
 def method_groups() -> dict[str, type[MethodConfig]]:

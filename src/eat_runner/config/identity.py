@@ -40,7 +40,7 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     not.
     """
     config = config.canonical()
-    chosen = {name: getattr(config, name) for name, group in GROUPS.items() if group.hashed and not group.method}
+    chosen = {name: config.group(name) for name, group in GROUPS.items() if group.hashed and not group.method}
     chosen = {name: schema for name, schema in chosen.items() if not GROUPS[name].later or schema != type(schema)()}
     chosen |= config.chosen_methods
     values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
@@ -124,4 +124,4 @@ def as_plain(config: ExperimentConfig) -> dict[str, Any]:
     """The configuration as nested plain values, under the names of the command line (``lambda``, not ``lambda_``)."""
     values = asdict(config)
     values["lambda"] = values.pop("lambda_")
-    return values | values.pop("methods")
+    return values | values.pop("methods") | values.pop("others")

@@ -26,6 +26,13 @@ def default_methods() -> dict[str, MethodConfig]:
     return {name: schema() for name, schema in method_groups().items()}
 
 
+def default_others() -> dict[str, Any]:
+    """The groups that are no methods and have no field in ExperimentConfig, at their defaults."""
+    named = {*ExperimentConfig.__dataclass_fields__}
+    others = {name: group for name, group in GROUPS.items() if not group.method and name not in named}
+    return {name: next(iter(group.schemas.values()))() for name, group in others.items()}
+
+
 def default_lambda(methods: Iterable[MethodConfig]) -> float:
     """lambda where nobody has given one: 1, or 0 beside a method, which then stands alone."""
     return 0.0 if any(method.is_chosen for method in methods) else 1.0
@@ -45,7 +52,7 @@ def is_baseline(lambda_: float, penalty: str, methods: Iterable[str]) -> bool:
 class ExperimentConfig:
     """One run. ``lambda_`` is the key ``lambda`` of the command line; conf/config.yaml explains every key.
 
-    methods: by group (config/groups.py). loggers: by name.
+    methods, others: by group (config/groups.py): methods, and groups that have no field here. loggers: by name.
     """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -56,6 +63,7 @@ class ExperimentConfig:
     meter: MeterConfig = field(default_factory=MeterConfig)
     hardware: HardwareConfig = field(default_factory=PublishedHardware)
     methods: dict[str, MethodConfig] = field(default_factory=default_methods)
+    others: dict[str, Any] = field(default_factory=lambda: default_others())
     loggers: dict[str, LoggerConfig] = field(default_factory=default_loggers)
     lambda_: float = 1.0
     seed: int = 0
@@ -72,7 +80,7 @@ class ExperimentConfig:
 
     def check(self) -> None:
         """Raise UserError where a value is out of range. Nothing is read from disk."""
-        groups = (getattr(self, name) for name, group in GROUPS.items() if not group.method and name != "loggers")
+        groups = (self.group(name) for name, group in GROUPS.items() if not group.method and name != "loggers")
         for group in (*groups, *self.methods.values(), *self.loggers.values()):
             group.check()
         at_least("lambda", self.lambda_, 0.0)
@@ -97,6 +105,10 @@ class ExperimentConfig:
                     f"meter.{key}={given:g} does not fit hardware={hardware.name}, which prices counts made with "
                     f"{wanted:g}: leave meter.{key} as it is or choose other hardware"
                 )
+
+    def group(self, name: str) -> Any:
+        """The configuration of a group that is no method."""
+        return self.others[name] if name in self.others else getattr(self, name)
 
     @property
     def chosen_methods(self) -> dict[str, MethodConfig]:

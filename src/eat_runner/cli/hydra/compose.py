@@ -14,11 +14,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
 from eat_runner.cli.help import choices
-from eat_runner.config.groups import GROUPS, method_groups
+from eat_runner.config.groups import DEFAULT, GROUPS, method_groups
 from eat_runner.config.logger import LoggerConfig
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
-from eat_runner.config.root import ExperimentConfig, default_lambda
+from eat_runner.config.root import ExperimentConfig, default_lambda, default_others
 from eat_runner.errors import UserError, one_line
 
 HYDRA_VERSION_BASE = "1.3"
@@ -46,7 +46,7 @@ NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode,
 def root_keys() -> dict[str, str]:
     """The keys that stand at the root and are no groups, with the fields that they are in ExperimentConfig."""
     keys = {name.rstrip("_"): name for name in ExperimentConfig.__dataclass_fields__}
-    return {key: name for key, name in keys.items() if key not in {*GROUPS, "methods"}}
+    return {key: name for key, name in keys.items() if key not in {*GROUPS, "methods", "others"}}
 
 
 def key_types() -> dict[str, str]:
@@ -80,6 +80,11 @@ def no_key(key: str) -> str:
     return f"{key} is no key: choose among {', '.join(inside.values() or top)}"
 
 
+def _unwritten() -> dict[str, str]:
+    """The groups that config.yaml need not name, each with what is chosen where nobody chooses."""
+    return dict.fromkeys(method_groups(), NONE) | dict.fromkeys(default_others(), DEFAULT)
+
+
 def root_schema() -> DictConfig:
     """The root keys with their types and defaults, taken from ExperimentConfig.
 
@@ -88,7 +93,7 @@ def root_schema() -> DictConfig:
     """
     default = ExperimentConfig()
     nodes: dict[str, Any] = {
-        "defaults": [*({group: NONE} for group in method_groups()), "_self_"],
+        "defaults": [*({group: name} for group, name in _unwritten().items()), "_self_"],
         "meter": type(default.meter),
         "init": StringNode(default.init, is_optional=True),
         LAMBDA: FloatNode(None, is_optional=True),
@@ -112,8 +117,8 @@ def register() -> None:
         for name, schema in GROUPS[group].schemas.items():
             node = {name: schema} if group == LOGGERS else schema
             store.store(group=group, name=f"base_{name}", node=node)
-    for group, schema in method_groups().items():
-        store.store(group=group, name=NONE, node=schema)
+    for group, name in _unwritten().items():
+        store.store(group=group, name=name, node=next(iter(GROUPS[group].schemas.values())))
     store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
 
 
@@ -213,10 +218,13 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     plain = {str(key): value for key, value in values.items()}
     _check_schemas(plain)
     methods = {group: plain.pop(group) for group in method_groups()}
+    others = {group: plain.pop(group) for group in default_others()}
     if plain[LAMBDA] is None:
         plain[LAMBDA] = default_lambda(methods.values())
     fields = root_keys()
-    return ExperimentConfig(methods=methods, **{fields.get(key, key): value for key, value in plain.items()})
+    return ExperimentConfig(
+        methods=methods, others=others, **{fields.get(key, key): value for key, value in plain.items()}
+    )
 
 
 def _check_schemas(plain: dict[str, Any]) -> None:
