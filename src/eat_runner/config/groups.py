@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eat_runner.config import hardware, logger, penalty
+from eat_runner.config.bits import BitsConfig
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.method import MethodConfig
 from eat_runner.config.model import ModelConfig
@@ -49,6 +50,7 @@ GROUPS: dict[str, Group] = {
         without_effect=frozenset({"evaluate_every", "checkpoint_every", "keep_checkpoint"}),
     ),
     "pruning": Group(schemas={"pruning": PruningConfig}, about="weights that become zero", method=True),
+    "bits": Group(schemas={"bits": BitsConfig}, about="a network of integers so wide", method=True),
     "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
 }
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
@@ -44,10 +44,11 @@ class Method:
 
     config: of its group. hardware: the run's; a method that looks at its prices says so in ``reads_hardware`` of its
     config, and they become a part of the run's identity. wants_look: whether the network is to be looked at for it,
-    before the training and after each epoch but the last.
+    before the training and after each epoch but the last. untrainable: no further run can train what it leaves.
     """
 
     wants_look = False
+    untrainable = False
 
     def __init__(self, config: MethodConfig, hardware: HardwareConfig):
         self.config, self.hardware = config, hardware
@@ -55,6 +56,10 @@ class Method:
     def on_build(self, model: nn.Module) -> None:
         """The network has its weights and no optimiser yet: modules may be replaced. UserError where the method does
         not fit it."""
+
+    def on_example(self, model: nn.Module, example_nchw: Tensor) -> None:
+        """After ``on_build`` of all methods, with an image of the size that the network takes: how its calls hang
+        together can be looked at. UserError where the method does not fit it."""
 
     def before_training(self, counts: Counts) -> None:
         """The first of the looks that ``after_epoch`` gets."""

@@ -10,7 +10,7 @@ import torch
 from eat_runner import models
 from eat_runner.config import ExperimentConfig
 from eat_runner.errors import UserError
-from eat_runner.methods import build_methods, restore
+from eat_runner.methods import METHODS, build_methods, restore
 from eat_runner.methods.base import Method
 from eat_runner.models import Network
 from eat_runner.run.locate import Job, locate
@@ -44,12 +44,26 @@ def build(job: Job) -> Experiment:
         )
     messages = list(network.messages)
     if config.init is not None:
+        _check_trainable(job)
         restore(network.module, job.origin.changes)
         messages += models.load_weights(network.module, Path(config.init))
     methods = build_methods(config.chosen_methods, config.hardware)
     for method in methods.values():
         method.on_build(network.module)
+    example = torch.zeros(1, network.channels, dataset.image_size, dataset.image_size)
+    for method in methods.values():
+        method.on_example(network.module, example)
     return Experiment(**vars(job), network=network, methods=methods, messages=messages)
+
+
+def _check_trainable(job: Job) -> None:
+    for change in job.origin.changes:
+        method = METHODS.get(change["method"])
+        if method is not None and method.untrainable and job.config.trainer.epochs:
+            raise UserError(
+                f"init={job.config.init} has {change['method']}={change['choice']} and cannot be trained further: set "
+                "trainer.epochs=0, or start from the run that it came from"
+            )
 
 
 def build_or_error(job: Job) -> Experiment | Exception:

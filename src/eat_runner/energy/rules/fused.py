@@ -98,6 +98,11 @@ def _output(row: LayerCounts) -> _Piece:
     return _Piece(row.call, row.output_elements / row.images, row.output_nonzeros / row.images)
 
 
+def stored_calls(rows: Sequence[LayerCounts]) -> list[int]:
+    """The calls of one split whose outputs are stored, in the order in which their groups begin."""
+    return [group.last.call for group in _fuse(rows)]
+
+
 def _fuse(rows: Sequence[LayerCounts]) -> list[_Group]:
     """Groups in the order of their first call. Convolution and linear layers open one, which takes in the batch norm
     directly behind, and residual additions and activations, while the tensor between has exactly one consumer. Of two
