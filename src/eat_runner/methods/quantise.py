@@ -9,8 +9,10 @@ would move by less than 2^-8 of what one step of one product is worth, which is 
 has 8 bits as it is.
 
 The network stays one of float32 values, each an integer times its scale ("fake quantisation", Jacob et al., CVPR 2018,
-arXiv 1712.05877), by torch's own fake_quantize functions: exact zeros, straight-through gradients, and no dependency.
-torchao and brevitas bring formats, kernels and layer classes that the meter would have to learn, for the same numbers.
+arXiv 1712.05877), with straight-through gradients. What rounds is torch's fake_quantize with zero point 0, to the bit,
+written as elementwise operations: on a CPU torch's own kernels take several times as long and fuse with nothing in a
+compiled network. torchao and brevitas bring formats, kernels and layer classes that the meter would have to learn, for
+the same numbers.
 
 Scales are those with the least mean squared rounding error, found among fractions of the largest magnitude: with 8 bits
 about the largest magnitude itself, with 4 bits often half of it, where clipping a few values costs less than rounding
@@ -56,12 +58,25 @@ def limits(bits: int, signed: bool) -> tuple[int, int]:
 
 def rounded(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
     """The nearest values of the form integer x scale, half to even, clipped to ``limits``. scale: one for all of ``x``,
-    shape (1,), or one for each of its rows."""
-    low, high = limits(bits, signed)
-    zero = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
-    if len(scale) == 1:
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero, low, high)
-    return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, low, high)
+    without dimensions, or one for each of its rows. The gradient goes straight through, but for what is clipped."""
+    scale = scale if scale.dim() == 0 else scale.view(-1, *[1] * (x.dim() - 1))
+    return cast(Tensor, _Rounded.apply(x, scale, *limits(bits, signed)))
+
+
+class _Rounded(torch.autograd.Function):
+    """``torch.fake_quantize_per_tensor_affine`` with zero point 0, to the bit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        steps = (x * scale.reciprocal()).round_()
+        clipped = steps.clamp(low, high)
+        ctx.save_for_backward(clipped == steps)
+        return clipped.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None
 
 
 def best_scales(values: Tensor, bits: int, signed: bool) -> Tensor:
@@ -239,7 +254,7 @@ class Rounding:
         if self.calls > 1:
             self.call = (call + 1) % self.calls
         if self.doing == Doing.ROUNDING:
-            return rounded(output, cast(Tensor, module.output_scale)[call : call + 1], self.bits, self.signed)
+            return rounded(output, cast(Tensor, module.output_scale)[call], self.bits, self.signed)
         self.seen[call].append(_sample(output))
         return output
 
