@@ -95,6 +95,19 @@ BAD: dict[str, str] = {
     "penalty.scope=all": "penalty.scope=all is unknown: choose one of leaf_modules, activations",
     "meter.batch_size=0": "meter.batch_size=0 is out of range: it must be between 1 and 1e+06",
     "hardware.multiply_pj=-1": f"hardware.multiply_pj=-1 {FINITE_0}",
+    "hardware=fused_45nm hardware.mac_pj_by_bits=4": "hardware.mac_pj_by_bits=4 is of the wrong type: "
+    "hardware.mac_pj_by_bits is a mapping",
+    "hardware=fused_45nm hardware.mac_pj_by_bits={2:{multiply_pj:1}}": "hardware.mac_pj_by_bits.2 is not there yet: "
+    "write +hardware.mac_pj_by_bits=... to add it",
+    "hardware=fused_45nm +hardware.mac_pj_by_bits={2:{multiply_pj:1}}": "Structured config of type `OperationPrices` "
+    "has missing mandatory value: accumulate_pj",
+    "hardware=fused_45nm hardware.mac_pj_by_bits={4:{multiply_pj:-1}}": "hardware.mac_pj_by_bits.4.multiply_pj=-1 "
+    f"{FINITE_0}",
+    "hardware=fused_45nm hardware.mac_pj_by_bits={4:{multiply_pj:much}}": "hardware.mac_pj_by_bits={4:{multiply_pj:"
+    "much}} is of the wrong type: hardware.mac_pj_by_bits is a mapping",
+    "hardware=fused_45nm hardware.bits=4": "hardware.mac_pj_by_bits.4: 4 bits is the hardware's own width: change "
+    "hardware.multiply_pj, hardware.accumulate_pj, hardware.add_pj instead",
+    "hardware.source=3": "hardware.source=3 is of the wrong type: hardware.source is a mapping",
     "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
     "selection=best": "selection=best is unknown: choose one of validation, paper",
     "on_error=retry": "on_error=retry is unknown: choose one of continue, stop",

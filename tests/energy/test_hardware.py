@@ -1,11 +1,12 @@
 """Price lists: what ships with the package, and what a person's own file may get wrong."""
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
-from eat_runner.config.hardware import FusedHardware
+from eat_runner.config.hardware import FusedHardware, OperationPrices
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.errors import UserError
 
@@ -27,7 +28,7 @@ def test_what_ships() -> None:
 @pytest.mark.parametrize("name", builtin_hardware())
 def test_every_price_has_a_source(name: str) -> None:
     hardware = load_hardware(name)
-    priced = {f.name for f in fields(hardware) if "_pj" in f.name}
+    priced = {f.name for f in fields(hardware) if "_pj" in f.name and getattr(hardware, f.name) != {}}
     assert len(priced) >= 2
     assert priced <= set(hardware.source)
     assert all(hardware.source.values())
@@ -69,6 +70,52 @@ def test_fused_prices(
     assert ("zeros stand in for int8" in hardware.note) == name.endswith("int8")
 
 
+INT8_PJ = {
+    45: OperationPrices(multiply_pj=0.2, accumulate_pj=0.1, add_pj=0.03),
+    7: OperationPrices(multiply_pj=0.07, accumulate_pj=0.03, add_pj=0.007),
+}
+
+
+@pytest.mark.parametrize("nm", INT8_PJ)
+def test_prices_of_other_widths(nm: int) -> None:
+    whole, int8 = load_hardware(f"fused_{nm}nm"), load_hardware(f"fused_{nm}nm_int8")
+    assert whole.mac_pj_by_bits == {8: INT8_PJ[nm], 4: INT8_PJ[nm]}
+    assert int8.mac_pj_by_bits == {4: INT8_PJ[nm]}
+    # the same layers cost the same operations on both
+    assert whole.operations(8) == int8.operations(8) == int8.operations(0) == INT8_PJ[nm]
+    assert "4 bits: an upper bound" in whole.source["mac_pj_by_bits"]
+    assert "4 bits: an upper bound" in int8.source["mac_pj_by_bits"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [("fused_45nm", (0, 32, 8, 4)), ("eyeriss_65nm", (0, 16)), ("published", (0, 32))]
+)
+def test_which_widths_have_prices(name: str, bits: tuple[int, ...]) -> None:
+    hardware = load_hardware(name)
+    for known in bits:
+        hardware.check_bits(known)
+    for unknown in {2, 4, 8, 16, 32} - set(bits):
+        with pytest.raises(UserError, match=f"hardware {name} .*{unknown}"):
+            hardware.check_bits(unknown)
+
+
+def test_what_is_said_of_a_width_without_prices() -> None:
+    with pytest.raises(UserError) as caught:
+        load_hardware("fused_7nm_int8").check_bits(2)
+    assert str(caught.value) == (
+        "hardware fused_7nm_int8 has no price for layers of 2-bit weights: choose one of 8, 4 bits, or add "
+        "hardware.mac_pj_by_bits.2"
+    )
+    with pytest.raises(UserError) as caught:
+        load_hardware("published").check_bits(8)
+    assert str(caught.value) == "hardware published prices 32-bit values, not 8 bits: use hardware with rule: fused"
+
+
+def test_prices_by_width_come_back_from_a_record() -> None:
+    hardware = load_hardware("fused_45nm")
+    assert FusedHardware(**json.loads(json.dumps(asdict(hardware)))) == hardware
+
+
 def test_eyeriss_prices_are_relative() -> None:
     hardware = load_hardware("eyeriss_65nm")
     assert hardware.relative
@@ -102,6 +149,24 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("rule: fused\nmultiply_pj: -1", "hardware.multiply_pj=-1 is out of range"),
         ("rule: fused\nmultiply_pj: .nan", "hardware.multiply_pj=nan is out of range"),
         ("rule: fused\nmultiply_pj: 1\nnote: ${oc.env:HOME}", "holds values, no ${...}: write the value itself"),
+        ("rule: fused\nmultiply_pj: 1\nmac_pj_by_bits: {four: {}}", "Key four (str) is incompatible with (int)"),
+        ("rule: fused\nmultiply_pj: 1\nmac_pj_by_bits: {4: 1}", "mac_pj_by_bits"),
+        (
+            "rule: fused\nmultiply_pj: 1\nmac_pj_by_bits: {4: {multiply_pj: 1}}",
+            "Structured config of type `OperationPrices` has missing mandatory value: accumulate_pj",
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nmac_pj_by_bits: {4: {multiply_pj: 1, accumulate_pj: -1, add_pj: 1}}",
+            "hardware.mac_pj_by_bits.4.accumulate_pj=-1 is out of range",
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nmac_pj_by_bits: {0: {multiply_pj: 1, accumulate_pj: 1, add_pj: 1}}",
+            "hardware.mac_pj_by_bits: bits=0 is out of range",
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nbits: 4\nmac_pj_by_bits: {4: {multiply_pj: 1, accumulate_pj: 1, add_pj: 1}}",
+            "hardware.mac_pj_by_bits.4: 4 bits is the hardware's own width: change hardware.multiply_pj",
+        ),
         ("rule: fused", "at least one price must be above 0"),
         ("rule: fused\nmultiply_pj: 1\nskip: everything", "hardware.skip=everything is unknown: choose one of input"),
         ("multiply_pj: 1", "rule=None is unknown: choose one of published, fused"),

@@ -20,6 +20,7 @@ from eat_runner.config.hardware import (
     SKIPS,
     FusedHardware,
     HardwareConfig,
+    OperationPrices,
     PublishedHardware,
 )
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts, with_consumers
@@ -247,7 +248,8 @@ def test_published_prices_are_the_slope_of_the_energy(inplace: str, repeats: int
 
 # --- marginal prices: by hand --------------------------------------------------------------------------------------
 
-# 8-bit values; a bit costs 1 pJ in the buffer, 10 in DRAM, a weight's bit 10 / 2 + 1; a product 2 + 1 + 1
+# 8-bit values; a bit costs 1 pJ in the buffer, 10 in DRAM, a weight's bit 10 / 2 + 1; a product 2 + 1 + 1, with 4-bit
+# weights 0.5 + 0.25 + 1
 ROUND = FusedHardware(
     bits=8,
     buffer_bits=1000,
@@ -255,6 +257,7 @@ ROUND = FusedHardware(
     dram_pj_per_bit=10.0,
     multiply_pj=2.0,
     accumulate_pj=1.0,
+    mac_pj_by_bits={4: OperationPrices(multiply_pj=0.5, accumulate_pj=0.25, add_pj=0.125)},
     register_pj_per_mac=1.0,
     weight_reuse=2,
     format="bitmask",
@@ -497,6 +500,41 @@ def test_the_width_of_weights() -> None:
     assert narrow.dense_pj == INPUT_PJ + 320 + 11 * (40 + 128)
 
 
+@pytest.mark.parametrize(("bits", "mac_pj", "add_pj"), [(0, 3, 2), (8, 3, 2), (4, 0.75, 0.125)])
+def test_the_width_of_weights_picks_the_prices_of_operations(bits: int, mac_pj: float, add_pj: float) -> None:
+    products = {"weight_elements": 0, "bias_elements": 0, "macs_valid": 100, "macs_both_nonzero": 30}
+    conv = replace(CONV, weight_bits=bits, **products)
+    second = replace(conv, call=1, producers=(0,))
+    added = replace(call(2, "add", Kind.ADD, (40, 10)), images=1, producers=(1, 0))
+    pool = replace(call(3, "MaxPool2d", Kind.MAX_POOL, (10, 10)), images=1, window=4)
+    found = layers(conv, second, added, pool, hardware=replace(PRICES, add_pj=2.0))
+    assert [layer.op for layer in found] == ["Conv2d", "Conv2d+add", "MaxPool2d"]
+    # 40 values, 10 of them not zero, take 10 x 8 + 40 = 120 bits; the pool has no weights and keeps the file's price
+    assert [layer.energy_pj for layer in found] == [
+        INPUT_PJ + 120 + 30 * mac_pj,
+        120 + 120 + 120 + 30 * mac_pj + 40 * add_pj,
+        120 + 80 + 10 * 3 * 2,
+    ]
+    assert [layer.dense_pj for layer in found] == [
+        INPUT_PJ + 320 + 100 * mac_pj,
+        3 * 320 + 100 * mac_pj + 40 * add_pj,
+        320 + 80 + 10 * 3 * 2,
+    ]
+
+
+def test_the_width_of_weights_is_in_the_marginal_prices() -> None:
+    # 120 products of an image: 20 non-zeros come in, 12 weights; 0.5 + 0.25 + 1 pJ a product, 4 bits a weight
+    prices = marginal(chain(weight_bits=4), ROUND)
+    assert prices.activations == pytest.approx({1: 8 + 8 + 1.75 * 120 / 20, 2: 8})
+    assert prices.weights == pytest.approx({2: 4 * 6 + 1.75 * 120 / 12})
+
+
+def test_a_width_without_prices_is_refused() -> None:
+    for rule in (RULES["fused"].price, RULES["fused"].marginal_pj):
+        with pytest.raises(UserError, match="no price for layers of 2-bit weights: choose one of 8, 4 bits"):
+            rule(chain(weight_bits=2), ROUND)
+
+
 def test_the_width_of_a_folded_bias() -> None:
     norm = replace(call(1, "BatchNorm2d", Kind.BATCH_NORM, (40, 10)), images=1, statistics_elements=8)
     # 4 channels of 32 bits, all of them
@@ -550,8 +588,8 @@ def test_published_refuses_other_widths_of_a_run_though_it_reads_no_layers(tmp_p
     assert is_priced(runs).tolist() == [True, False]
     assert runs["reason"][0] == ""
     assert "layer1.0.conv has 8 bits" in runs["reason"][1]
-    fused = FusedHardware(dram_pj_per_bit=1.0)
-    assert is_priced(collate(tmp_path, fused)).all()
+    int8 = OperationPrices(multiply_pj=1.0, accumulate_pj=1.0, add_pj=1.0)
+    assert is_priced(collate(tmp_path, FusedHardware(dram_pj_per_bit=1.0, mac_pj_by_bits={8: int8}))).all()
 
 
 def test_a_file_has_columns_of_widths_only_where_a_row_has_one(tmp_path: Path) -> None:
@@ -587,6 +625,9 @@ class FlatHardware:
     def check(self) -> None:
         if self.value_pj <= 0:
             raise UserError("hardware.value_pj must be above 0")
+
+    def check_bits(self, bits: int) -> None:
+        pass
 
 
 class Flat:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eat_runner.config.groups import GROUPS
-from eat_runner.config.identity import NOT_PRICES, digest, is_plain_baseline
+from eat_runner.config.identity import BY_BITS, NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
 from eat_runner.config.root import is_penalised
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport
@@ -157,7 +157,7 @@ def _dense(report: EnergyReport | None) -> float | None:
 OWN_COLUMN = {
     "penalty": {"name", "scope", "weighting", "sigma"},
     "schedule": {"name"},
-    "hardware": NOT_PRICES,
+    "hardware": NOT_PRICES | {BY_BITS},
 }
 AFTER_PENALTY = ("penalty", "schedule")  # of which nothing matters without a penalty
 

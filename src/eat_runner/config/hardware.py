@@ -1,10 +1,12 @@
 """The config group ``hardware``: price lists. Every price has its unit in its name and a line in ``source``.
 
-A schema for each rule of energy/rules/, under the rule's name in SCHEMAS. Nobody asks which schema a hardware has: what
+A schema for each rule of energy/rules/, under the rule's name in SCHEMAS. A key that comes when there are runs already
+is marked ``later``: they keep their ids (config/identity.py). Nobody asks which schema a hardware has: what
 all have is in HardwareConfig, everything else is the rule's.
 """
 
-from dataclasses import Field, dataclass, field
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from eat_runner.config.checks import above, at_least, one_of
@@ -13,6 +15,7 @@ from eat_runner.errors import UserError
 INPLACE = ("as_built", "all", "none")
 FORMATS = ("auto", "bitmask", "run_length", "dense")
 SKIPS = ("input", "both", "none")
+PUBLISHED_BITS = 32  # of every value, in the published simulator
 
 
 class HardwareConfig(Protocol):
@@ -44,6 +47,10 @@ class HardwareConfig(Protocol):
 
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
+        ...
+
+    def check_bits(self, bits: int) -> None:
+        """Raise UserError where layers whose weights have so many bits have no price. 0: the hardware's own width."""
         ...
 
 
@@ -84,6 +91,22 @@ class PublishedHardware:
         if self.dram_pj_per_value + self.multiply_pj <= 0:
             raise UserError("hardware: at least one price must be above 0")
 
+    def check_bits(self, bits: int) -> None:
+        if bits not in (0, PUBLISHED_BITS):
+            raise UserError(
+                f"hardware {self.name} prices {PUBLISHED_BITS}-bit values, not {bits} bits: use hardware with rule: "
+                "fused"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class OperationPrices:
+    """Of one operation: a multiplication, adding its product to a sum, any other addition."""
+
+    multiply_pj: float
+    accumulate_pj: float
+    add_pj: float
+
 
 @dataclass(kw_only=True, slots=True)
 class FusedHardware:
@@ -95,6 +118,8 @@ class FusedHardware:
     weight_reuse: images that share one fetch of the weights. format: how tensors are stored. skip: which MACs are left
     out: those with a zero input, those with either operand zero, none. relative: prices are relative to one MAC, so
     only ratios mean something.
+    mac_pj_by_bits: prices of operations of layers whose weights have another width, by that width. A layer in a width
+    without prices is refused.
     """
 
     name: str = "fused"
@@ -108,6 +133,9 @@ class FusedHardware:
     multiply_pj: float = 0.0
     accumulate_pj: float = 0.0
     add_pj: float = 0.0
+    mac_pj_by_bits: dict[int, OperationPrices] = field(
+        default_factory=dict[int, OperationPrices], metadata={"later": True}
+    )
     register_pj_per_mac: float = 0.0
     activation_pj: float = 0.0
     weight_reuse: int = 1
@@ -118,6 +146,13 @@ class FusedHardware:
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        read: Mapping[Any, Any] = self.mac_pj_by_bits  # from JSON: texts as keys, plain values
+        self.mac_pj_by_bits = {
+            int(bits): OperationPrices(**prices) if isinstance(prices, dict) else prices
+            for bits, prices in read.items()
+        }
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["fused"])
@@ -132,6 +167,33 @@ class FusedHardware:
         above("hardware.weight_reuse", self.weight_reuse, 0)
         one_of("hardware.format", self.format, FORMATS)
         one_of("hardware.skip", self.skip, SKIPS)
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        for bits, prices in self.mac_pj_by_bits.items():
+            above("hardware.mac_pj_by_bits: bits", bits, 0)
+            if bits == self.bits:
+                raise UserError(
+                    f"hardware.mac_pj_by_bits.{bits}: {bits} bits is the hardware's own width: change "
+                    "hardware.multiply_pj, hardware.accumulate_pj, hardware.add_pj instead"
+                )
+            for key, price in asdict(prices).items():
+                at_least(f"hardware.mac_pj_by_bits.{bits}.{key}", price, 0)
+
+    def check_bits(self, bits: int) -> None:
+        known = [self.bits, *self.mac_pj_by_bits]
+        if bits not in (0, *known):
+            raise UserError(
+                f"hardware {self.name} has no price for layers of {bits}-bit weights: choose one of "
+                f"{', '.join(map(str, known))} bits, or add hardware.mac_pj_by_bits.{bits}"
+            )
+
+    def operations(self, bits: int) -> OperationPrices:
+        """What a layer's operations cost whose weights have so many bits, 0: the hardware's own. Raises UserError where
+        they have no prices."""
+        self.check_bits(bits)
+        own = OperationPrices(multiply_pj=self.multiply_pj, accumulate_pj=self.accumulate_pj, add_pj=self.add_pj)
+        return self.mac_pj_by_bits.get(bits, own)
 
 
 SCHEMAS: dict[str, type[HardwareConfig]] = {

@@ -21,5 +21,10 @@ class MethodConfig:
         """Whether the prices of the hardware decide what the method does to the network."""
         return False
 
+    @property
+    def widths(self) -> frozenset[int]:
+        """The widths, in bits, that the method gives weights, where the hardware needs prices for them."""
+        return frozenset()
+
     def check(self) -> None:
         """Raise UserError where a value is out of range."""

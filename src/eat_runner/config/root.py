@@ -105,6 +105,8 @@ class ExperimentConfig:
                     f"meter.{key}={given:g} does not fit hardware={hardware.name}, which prices counts made with "
                     f"{wanted:g}: leave meter.{key} as it is or choose other hardware"
                 )
+        for bits in sorted(self.widths):
+            hardware.check_bits(bits)
 
     def group(self, name: str) -> Any:
         """The configuration of a group that is no method."""
@@ -113,6 +115,11 @@ class ExperimentConfig:
     @property
     def chosen_methods(self) -> dict[str, MethodConfig]:
         return {name: method for name, method in self.methods.items() if method.is_chosen}
+
+    @property
+    def widths(self) -> frozenset[int]:
+        """The widths, in bits, that methods give weights."""
+        return frozenset(bits for method in self.chosen_methods.values() for bits in method.widths)
 
     @property
     def is_penalised(self) -> bool:

@@ -23,7 +23,8 @@ class Fused:
     reads_layers = True
 
     def price(self, counts: Counts, hardware: FusedHardware) -> EnergyReport:
-        """Energies in uJ, or none where prices are relative. "Dense" has the same widths, and no zeros."""
+        """Energies in uJ, or none where prices are relative. "Dense" has the same widths, and no zeros. Raises
+        UserError for a layer whose weights have a width that the hardware has no prices for."""
         tensors = _tensors(counts.layers, hardware)
         layers = [_group_energy(group, tensors, hardware) for group in _fuse(counts.layers)]
         energy_pj = sum(layer.energy_pj for layer in layers)
@@ -217,9 +218,11 @@ def _group_energy(group: _Group, tensors: dict[int, _Tensor], hardware: FusedHar
     for elements, nonzeros, bits in _weights(group, hardware):
         energy_pj += weights_pj_per_bit * stored_bits(elements, nonzeros, bits, hardware.format)
         dense_pj += weights_pj_per_bit * elements * bits
-    mac_pj = _mac_pj(hardware)
+    mac_pj = _mac_pj(first, hardware)
     element_ops_pj = sum(
-        _element_ops_pj(row, hardware) for row in group.rows if row is first or row.kind != Kind.BATCH_NORM
+        _element_ops_pj(row, first.weight_bits, hardware)
+        for row in group.rows
+        if row is first or row.kind != Kind.BATCH_NORM
     )
     energy_pj += mac_pj * _macs(first, hardware) / first.images + element_ops_pj
     dense_pj += mac_pj * first.macs_valid / first.images + element_ops_pj
@@ -274,7 +277,7 @@ def _activation_slopes(
 
     for piece in (group.written, *group.reads):
         yield piece, storage_pj(piece)
-    products_pj = _mac_pj(hardware) * _macs(group.first, hardware) / group.first.images
+    products_pj = _mac_pj(group.first, hardware) * _macs(group.first, hardware) / group.first.images
     # a zero in the second operand, where there is one, is skipped with skip: both alone
     skipping = {"both": group.operands, "input": group.operands[:1], "none": []}[hardware.skip]
     for operand in skipping:
@@ -289,7 +292,7 @@ def _weight_slope(row: LayerCounts, hardware: FusedHardware) -> float:
     storage_pj = _weights_pj_per_bit(hardware) * slope
     if hardware.skip != "both":
         return storage_pj
-    return storage_pj + _mac_pj(hardware) * share(row.macs_both_nonzero / row.images, row.weight_nonzeros)
+    return storage_pj + _mac_pj(row, hardware) * share(row.macs_both_nonzero / row.images, row.weight_nonzeros)
 
 
 def _macs(row: LayerCounts, hardware: FusedHardware) -> int:
@@ -297,8 +300,9 @@ def _macs(row: LayerCounts, hardware: FusedHardware) -> int:
     return getattr(row, MACS[hardware.skip])
 
 
-def _mac_pj(hardware: FusedHardware) -> float:
-    return hardware.multiply_pj + hardware.accumulate_pj + hardware.register_pj_per_mac
+def _mac_pj(row: LayerCounts, hardware: FusedHardware) -> float:
+    one = hardware.operations(row.weight_bits)
+    return one.multiply_pj + one.accumulate_pj + hardware.register_pj_per_mac
 
 
 def _weights_pj_per_bit(hardware: FusedHardware) -> float:
@@ -320,9 +324,11 @@ def _weights(group: _Group, hardware: FusedHardware) -> list[tuple[int, int, int
     return [part for part in parts if part[0]]
 
 
-def _element_ops_pj(row: LayerCounts, hardware: FusedHardware) -> float:
-    """Energy of what is done once for each value, per image. Zeros are not skipped here."""
-    multiply, add = hardware.multiply_pj, hardware.add_pj
+def _element_ops_pj(row: LayerCounts, weight_bits: int, hardware: FusedHardware) -> float:
+    """Energy of what is done once for each value, per image, by a group whose weights have so many bits. Zeros are not
+    skipped here."""
+    one = hardware.operations(weight_bits)
+    multiply, add = one.multiply_pj, one.add_pj
     inputs, outputs = row.input_elements, row.output_elements
     match row.kind:
         case Kind.BATCH_NORM:  # one scale and one shift
