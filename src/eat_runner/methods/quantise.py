@@ -10,9 +10,8 @@ has 8 bits as it is.
 
 The network stays one of float32 values, each an integer times its scale ("fake quantisation", Jacob et al., CVPR 2018,
 arXiv 1712.05877), with straight-through gradients. What rounds is torch's fake_quantize with zero point 0, to the bit,
-written as elementwise operations: on a CPU torch's own kernels take several times as long and fuse with nothing in a
-compiled network. torchao and brevitas bring formats, kernels and layer classes that the meter would have to learn, for
-the same numbers.
+written as elementwise operations: on a CPU torch's own kernels take several times as long. torchao and brevitas bring
+formats, kernels and layer classes that the meter would have to learn, for the same numbers.
 
 Scales are those with the least mean squared rounding error, found among fractions of the largest magnitude: with 8 bits
 about the largest magnitude itself, with 4 bits often half of it, where clipping a few values costs less than rounding
@@ -20,7 +19,7 @@ all others coarsely (Choukroun et al., ICCV Workshops 2019, arXiv 1902.06822; Na
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -281,8 +280,8 @@ def fold(model: nn.Module, folded: Mapping[str, str]) -> None:
     modules = dict(model.named_modules())
     for name, norm_name in folded.items():
         layer, norm = modules[name], modules[norm_name]
-        assert isinstance(layer, Layer) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert isinstance(layer, Layer)
+        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
         statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
         layer.weight, layer.bias = fuse(layer.weight, layer.bias, *cast(Any, statistics))
@@ -345,12 +344,9 @@ class Quantise(Method):
         self.doing = Doing.NOTHING if progress.step < first else Doing.WATCHING if begins else Doing.ROUNDING
 
     def numbers(self) -> AbstractContextManager[Any]:
-        by_doing: dict[Doing, Callable[[], AbstractContextManager[Any]]] = {
-            Doing.NOTHING: nullcontext,
-            Doing.WATCHING: self._watching,
-            Doing.ROUNDING: self._rounding,
-        }
-        return by_doing[self.doing]()
+        if self.doing == Doing.NOTHING:
+            return nullcontext()
+        return self._watching() if self.doing == Doing.WATCHING else self._rounding()
 
     def after_training(self, trained: Trained) -> None:
         model, plan = trained.model, self.plan
@@ -409,7 +405,7 @@ class Quantise(Method):
     @contextmanager
     def _watching(self) -> Generator[None]:
         _set(self.roundings, Doing.WATCHING)
-        with torch.compiler.set_stance("force_eager"):
+        with _eagerly():
             yield
         _set(self.roundings, Doing.NOTHING)
         with torch.no_grad():
@@ -425,11 +421,17 @@ class Quantise(Method):
             for name, (layer, weight) in weights.items():
                 standing_in = rounded(weight, self.scales[name], self.plan.weights[name], signed=True)
                 layer._parameters["weight"] = cast(nn.Parameter, standing_in)
-            yield
+            with _eagerly():
+                yield
         finally:
             for layer, weight in weights.values():
                 layer._parameters["weight"] = weight
             _set(self.roundings, Doing.NOTHING)
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Not compiled: on a CPU that stores masks of the clipped values one by one, and takes longer than it saves."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _set(roundings: Mapping[str, Rounding], doing: Doing) -> None:
