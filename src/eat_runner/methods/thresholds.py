@@ -46,7 +46,7 @@ def set_threshold(relu: nn.ReLU, threshold: Tensor | None) -> None:
     if hasattr(relu, "threshold"):
         del relu.threshold
     if threshold is not None:
-        relu.register_buffer("threshold", threshold.clone())
+        relu.register_buffer("threshold", threshold)
 
 
 def relus_of(model: nn.Module) -> dict[str, nn.ReLU]:
