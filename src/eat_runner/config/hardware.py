@@ -23,7 +23,7 @@ class HardwareConfig(Protocol):
 
     rule: the key of RULES that prices counts with it. batch_size, threshold: what the counts must have been metered
     with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
-    something.
+    something. skips_zeros: whether a zero among the activations can save anything.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -40,6 +40,8 @@ class HardwareConfig(Protocol):
     def threshold(self) -> float: ...
     @property
     def relative(self) -> bool: ...
+    @property
+    def skips_zeros(self) -> bool: ...
     @property
     def note(self) -> str: ...
     @property
@@ -81,6 +83,10 @@ class PublishedHardware:
     def relative(self) -> bool:
         """Its prices are in pJ."""
         return False
+
+    @property
+    def skips_zeros(self) -> bool:
+        return True
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["published"])
@@ -153,6 +159,10 @@ class FusedHardware:
             int(bits): OperationPrices(**prices) if isinstance(prices, dict) else prices
             for bits, prices in read.items()
         }
+
+    @property
+    def skips_zeros(self) -> bool:
+        return self.format != "dense" or self.skip != "none"
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["fused"])

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from eat_runner.config.hardware import HardwareConfig
+
 NONE = "none"
 
 
@@ -28,3 +30,6 @@ class MethodConfig:
 
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
+
+    def check_hardware(self, hardware: HardwareConfig) -> None:
+        """Raise UserError where the method, which is chosen, can do nothing for that hardware."""

@@ -309,7 +309,7 @@ def _label(model: nn.Module, plan: Plan) -> None:
         layer.register_buffer(WEIGHT_SCALE, torch.ones(len(layer.weight), device=layer.weight.device))
     widths = {name: how[0] for name, how in plan.outputs.items()} | plan.labels
     for name, bits in widths.items():
-        modules[name].output_bits = bits  # type: ignore[assignment]
+        modules[name].output_bits = bits  # pyright: ignore[reportArgumentType]
 
 
 # --- the method ----------------------------------------------------------------------------------------------------
@@ -420,13 +420,18 @@ class Quantise(Method):
         try:
             for name, (layer, weight) in weights.items():
                 standing_in = rounded(weight, self.scales[name], self.plan.weights[name], signed=True)
-                layer._parameters["weight"] = cast(nn.Parameter, standing_in)
+                _put(layer, cast(nn.Parameter, standing_in))
             with _eagerly():
                 yield
         finally:
             for layer, weight in weights.values():
-                layer._parameters["weight"] = weight
+                _put(layer, weight)
             _set(self.roundings, Doing.NOTHING)
+
+
+def _put(layer: Layer, weight: nn.Parameter) -> None:
+    """In the place that it has among the layer's parameters. A tensor with a history is no Parameter."""
+    layer._parameters["weight"] = weight  # pyright: ignore[reportPrivateUsage]
 
 
 def _eagerly() -> AbstractContextManager[Any]:
