@@ -305,11 +305,11 @@ def _label(model: nn.Module, plan: Plan) -> None:
     for name, bits in plan.weights.items():
         layer = modules[name]
         assert isinstance(layer, Layer)
-        layer.weight_bits = bits  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(layer, "weight_bits", bits)  # noqa: B010
         layer.register_buffer(WEIGHT_SCALE, torch.ones(len(layer.weight), device=layer.weight.device))
     widths = {name: how[0] for name, how in plan.outputs.items()} | plan.labels
     for name, bits in widths.items():
-        modules[name].output_bits = bits  # pyright: ignore[reportArgumentType]
+        setattr(modules[name], "output_bits", bits)  # noqa: B010
 
 
 # --- the method ----------------------------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ class Quantise(Method):
         try:
             for name, (layer, weight) in weights.items():
                 standing_in = rounded(weight, self.scales[name], self.plan.weights[name], signed=True)
-                _put(layer, cast(nn.Parameter, standing_in))
+                _put(layer, standing_in)
             with _eagerly():
                 yield
         finally:
@@ -429,9 +429,9 @@ class Quantise(Method):
             _set(self.roundings, Doing.NOTHING)
 
 
-def _put(layer: Layer, weight: nn.Parameter) -> None:
-    """In the place that it has among the layer's parameters. A tensor with a history is no Parameter."""
-    layer._parameters["weight"] = weight  # pyright: ignore[reportPrivateUsage]
+def _put(layer: Layer, weight: Tensor) -> None:
+    """In the place that it has among the layer's parameters: a tensor with a history cannot be a Parameter."""
+    cast(dict[str, Tensor], layer._parameters)["weight"] = weight  # pyright: ignore[reportPrivateUsage]
 
 
 def _eagerly() -> AbstractContextManager[Any]:
