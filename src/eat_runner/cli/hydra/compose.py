@@ -49,10 +49,10 @@ NUMBERED = frozenset(group for group in GROUPS if any(choice.isdigit() for choic
 _value = Override.value
 
 
-def _value_or_choice(override: Override) -> Any:
-    value = _value(override)
+def _value_or_choice(self: Override) -> Any:
+    value = _value(self)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number and override.key_or_group in NUMBERED else value
+    return str(value) if is_number and self.key_or_group in NUMBERED else value
 
 
 # Hydra takes nothing but texts for choices. Here, not inside a block: the workers of launchers import this, too.
