@@ -303,7 +303,7 @@ def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     assert "hardware per_product" in table
 
     again = history.parent
-    for name in ("model.safetensors", "layers.csv", "batches.csv"):
+    for name in ("model.safetensors", "layers.csv", "batches.csv", "predictions.csv.gz"):
         assert (whole / name).read_bytes() == (again / name).read_bytes()
     assert len(history.read_text().splitlines()) == 41
     journal = (again / "journal.txt").read_text().splitlines()

@@ -87,10 +87,11 @@ def measure(work: Work) -> None:
 
 
 def keep(work: Work) -> None:
-    """Weights and counts as files; the record follows when everything else is there."""
+    """Weights, counts and answers as files; the record follows when everything else is there."""
     folder = work.experiment.folder
     write_atomically(folder.weights, models.safetensors_bytes(work.trainer.model))
     folder.write_counts(merge(evaluation.counts for evaluation in work.evaluations.values()))
+    folder.write_predictions({split: (e.labels, e.predicted) for split, e in work.evaluations.items()})
 
 
 STAGES: tuple[Callable[[Work], None], ...] = (train, change, measure, keep)
