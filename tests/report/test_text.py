@@ -43,6 +43,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, made: Report, width: int, encoding: s
     stream = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", Terminal(stream, encoding=encoding))
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "50")  # without it rich takes a dumb terminal for one of 80 columns
     monkeypatch.setenv("TERM", "dumb")
     show(made)
     sys.stdout.flush()

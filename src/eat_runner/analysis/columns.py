@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eat_runner.analysis.methods import lineage
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.identity import NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
@@ -133,6 +134,19 @@ def _setting_id(facts: Facts) -> str:
     return digest({key: value for key, value in determinants.items() if key != "seed"}) if determinants else ""
 
 
+def _bare_setting(facts: Facts) -> str:
+    """``_setting_id`` without the parent, of a run that has one: parents are told apart by their settings, too."""
+    determinants = facts.record.determinants
+    if "parent" not in determinants:
+        return ""
+    return digest({key: value for key, value in determinants.items() if key not in ("seed", "parent")})
+
+
+def _trained_for(facts: Facts) -> str:
+    """The hardware whose prices had a part in the result."""
+    return _name(facts.record.config["hardware"]["name"]) if "hardware" in facts.record.determinants else ""
+
+
 def _of(report: EnergyReport | None, name: str) -> float | None:
     return None if report is None else getattr(report, name)
 
@@ -201,10 +215,13 @@ COLUMNS = (
     Column(key="dataset", describes=True, read=lambda f: _name(f.record.config["dataset"]["name"])),
     Column(key="model", describes=True, read=_model),
     Column(key="width", kind=WHOLE, describes=True, read=lambda f: _whole(f.record.config["model"]["width"])),
+    # the line of a front that the run belongs to (methods.py); a child's has its parent's in it (table.py)
+    Column(key="method", describes=True),
     # none and 0 for standard training (ST), under whatever penalty it was started
     Column(key="penalty", describes=True, read=lambda f: _chosen_name(f, "penalty", "name") or NONE),
     Column(key="scope", describes=True, read=lambda f: _chosen_name(f, "penalty", "scope")),
     Column(key="weighting", describes=True, read=lambda f: _chosen_name(f, "penalty", "weighting")),
+    Column(key="trained_for", describes=True, read=_trained_for),
     Column(
         key="lambda",
         kind=REAL,
@@ -311,11 +328,14 @@ COLUMNS = (
     Column(key="hardware"),
     Column(key="baseline_id", read=lambda f: printable(f.record.baseline_id)),
     Column(key="setting_id", read=_setting_id),
+    Column(key="parent", read=lambda f: printable(str(f.record.determinants.get("parent", "")))),
     Column(key="family"),
     Column(key="folder"),
     Column(key="reason", read=lambda f: printable(f.record.reason)),
     # what tables are made with
     Column(key="is_baseline", kind=FLAG, written=False, read=lambda f: f.is_baseline),
+    Column(key="lineage", kind=OBJECT, written=False, read=lambda f: lineage(f.record)),
+    Column(key="bare_setting", written=False, read=_bare_setting),
     Column(key="network", written=False),
     Column(key="common", kind=OBJECT, written=False),
     Column(key="knobs", kind=OBJECT, written=False, read=knobs),
