@@ -238,8 +238,8 @@ class RunFolder:
             raise UserError(f"{self.path}: the counts are damaged ({type(error).__name__}: {error})") from error
 
     def write_predictions(self, answers: Mapping[str, tuple[Iterable[int], Iterable[int]]]) -> None:
-        """predictions.csv.gz: split, label and predicted class of each image, in the order of its split, with no time in
-        it, so that the same answers are the same bytes. answers: split -> (labels, predicted)."""
+        """predictions.csv.gz: split, label and predicted class of each image, in the order of its split, and no time:
+        the same answers are the same bytes. answers: split -> (labels, predicted)."""
         lines = [
             f"{split},{label},{predicted}\n"
             for split, (labels, classes) in answers.items()

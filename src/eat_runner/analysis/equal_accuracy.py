@@ -30,15 +30,15 @@ Answers = tuple[NDArray[np.int64], NDArray[np.int64]]  # labels and predicted cl
 
 
 def equal_accuracy(front: Front) -> tuple[pd.DataFrame, list[str]]:
-    """A row (COLUMNS) for each line of the front and each of ALLOWANCES: of the line's settings, the one with the lowest
-    mean energy whose mean accuracy, both on the validation split, is at most so many points below the reference's; what
-    it has on the test split; and why intervals are missing, a line each.
+    """A row (COLUMNS) for each line of the front and each of ALLOWANCES: of the line's settings, the one with the
+    lowest mean energy whose mean accuracy, both on the validation split, is at most so many points below the
+    reference's, and what it has on the test split. Beside the table: files that could not be used, a line each.
 
     Means are over the seeds that the reference has, too, and of a line's settings only those with most of them count.
-    energy_ratios: E / E_ST of each seed, in energy; energy_decrease: the mean of 1 - E / E_ST. accuracy_difference: from
-    the reference's run with the same seed, with the CONFIDENCE interval over test images; empty for runs without
-    predictions. simple: which of SIMPLE needs less at this allowance, on the validation split; simple_ratios: the energy
-    beside its own.
+    energy_ratios: E / E_ST of each seed, in energy; energy_decrease: the mean of 1 - E / E_ST. accuracy_difference:
+    from the reference's run with the same seed, with the CONFIDENCE interval over test images, which is empty for runs
+    without predictions. simple: which of SIMPLE needs less at this allowance, on the validation split; simple_ratios:
+    the energy beside that one's.
     """
     pairs = _pairs(front)
     means = _means(front, pairs)
@@ -64,7 +64,9 @@ def _pairs(front: Front) -> pd.DataFrame:
     """The runs whose seed the reference has, too, each with what the reference's run has (``_st``)."""
     keys = ["setting_id", "seed", "accuracy", "accuracy_validation", "energy", "energy_validation", "folder"]
     more = ["energy_uj_per_image"]
-    runs = front.runs.drop_duplicates(["setting_id", "seed"]).dropna(subset=["accuracy_validation", "energy_validation"])
+    runs = front.runs.drop_duplicates(["setting_id", "seed"]).dropna(
+        subset=["accuracy_validation", "energy_validation"]
+    )
     standard = runs.loc[runs["setting_id"] == front.reference, keys].drop(columns="setting_id")
     return runs[keys + more].merge(standard, on="seed", suffixes=("", "_st")).sort_values(["setting_id", "seed"])
 
@@ -196,10 +198,10 @@ def _right(answers: Answers) -> NDArray[np.float64]:
 
 
 def bootstrap(gains: NDArray[np.float64]) -> tuple[float, float]:
-    """The CONFIDENCE interval of a mean over images (percentiles of resampled means; Efron and Tibshirani 1993, ch. 13).
+    """The CONFIDENCE interval of a mean over images: percentiles of resampled means (Efron and Tibshirani 1993, ch. 13).
 
-    gains: for each image 1 where the one network is right and the other wrong, -1 the other way round, averaged over the
-    seeds: all seeds have the same images, so an image that is drawn is drawn for all of them.
+    gains: for each image 1 where the one network is right and the other wrong, -1 the other way round, averaged over
+    the seeds: all seeds have the same images, so an image that is drawn is drawn for all of them.
     """
     from scipy import stats  # half a second to import, and only for runs with predictions
 

@@ -131,7 +131,7 @@ def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
 
 def _point_name(setting: Mapping[str, Any], network: str, keys: Iterable[str]) -> str:
     same = setting["network"] == network and setting["method"] != STANDARD
-    told = [] if same else [_network_beside(setting, network)]
+    told = [] if same else [_without_model(setting)]
     told += [f"λ {setting['lambda']:g}"] if setting["lambda"] else []
     told += [_told(key, setting[key]) for key in keys if _says_something(setting[key])]
     return ", ".join(told) or setting["line"]
@@ -141,10 +141,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _network_beside(setting: Mapping[str, Any], network: str) -> str:
-    """A network's name beside the reference's: without the model where it is the same."""
-    if network.partition(",")[0] != setting["model"]:
-        return setting["network"]
+def _without_model(setting: Mapping[str, Any]) -> str:
+    """A network's name without its model, which the line tells."""
     return setting["network"].removeprefix(setting["model"]).strip(", ") or f"width {setting['width']}"
 
 

@@ -59,8 +59,7 @@ class Front:
 
     settings: by setting_id, as ``families.settings``, sorted by x; on_front: no other beats it; selected: what the rule
     picks; knee: see ``knee``; name: what tells it from the others; short: from those of its network; line, point: which
-    line of the front it is on, and what it is called there. runs: theirs, by
-    setting and seed. reference: the setting_id of the standard training (lambda 0) that the rule and relative energies
+    line of the front it is on, and what it is called there. runs: theirs, by setting and seed. reference: the setting_id of the standard training (lambda 0) that the rule and relative energies
     look at. floor: mean of the runs' floors, where x is the ratio. worst: x of the point that hypervolume is taken
     against; its accuracy is 0. remarks: what is missing or should be known, in sentences.
     """
@@ -151,7 +150,7 @@ def _front(family: str, runs: pd.DataFrame, selection: str, points: float, axes:
 
 def _reference(runs: pd.DataFrame) -> str | None:
     """Standard training of the network that needs most without zero-skipping; of equals the more accurate one on the
-    validation split, then the first setting_id. One that goes on where another run ended is none if there are others."""
+    validation split, then the first setting_id. One that began with another run's network counts where all do."""
     standard = runs[runs["is_baseline"]]
     fresh = standard[standard["parent"] == ""]
     means = (standard if fresh.empty else fresh).groupby("setting_id")[["dense", "accuracy_validation"]].mean()

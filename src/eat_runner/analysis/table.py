@@ -79,7 +79,9 @@ def _with_parents(runs: pd.DataFrame) -> pd.DataFrame:
         return parts + own, digest([row["bare_setting"], setting])
 
     found = [known(run_id) for run_id in runs["run_id"]]
-    methods = [method_name(parts) if row["lineage"] else "" for (parts, _), row in zip(found, rows.values(), strict=True)]
+    methods = [
+        method_name(parts) if row["lineage"] else "" for (parts, _), row in zip(found, rows.values(), strict=True)
+    ]
     columns = {"method": methods, "setting_id": [setting for _, setting in found]}
     return runs.assign(**{key: pd.Series(values, runs.index, "object") for key, values in columns.items()})
 

@@ -105,7 +105,9 @@ def _table(table: Table, encoding: str, width: int | None) -> Iterable[Renderabl
         yield from _stacked(texts, kept, table.bold)
     else:
         yield _grid(texts, kept, table, needed if width is None else min(needed, width))
-    for below in filter(None, [table.below, f"not shown: {', '.join(left_out)} (see {table.file})" if left_out else ""]):
+    for below in filter(
+        None, [table.below, f"not shown: {', '.join(left_out)} (see {table.file})" if left_out else ""]
+    ):
         yield Text(spelled(below, encoding))
 
 

@@ -18,8 +18,8 @@ from eat_runner.models import Network
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network looked at on one split, in float32 and evaluation mode. loss: mean cross-entropy. labels, predicted: the
-    true class of each image and the one that the network found most likely, int64, in the order of the split."""
+    """A network looked at on one split, in float32 and evaluation mode. loss: mean cross-entropy. labels, predicted:
+    the true class of each image and the one that the network found most likely, int64, in the order of the split."""
 
     accuracy: float
     loss: float
