@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eat_runner.config.dataset import DatasetConfig
-from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
+from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, run_id
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.trainer import MeterConfig
@@ -200,12 +200,18 @@ def answers(share: float, split: str) -> tuple[list[int], list[int]]:
 
 
 def write_run(
-    parent: Path, chosen: ExperimentConfig, *, blocks: int = 8, predictions: bool = False, **record: Any
+    parent: Path,
+    chosen: ExperimentConfig,
+    *,
+    blocks: int = 8,
+    predictions: bool = False,
+    start: Start = FRESH,
+    **record: Any,
 ) -> RunFolder:
     """A finished run of ``chosen`` below ``parent``; keywords change its record. Its folder's name is the run id.
-    predictions: keeps its answers, as earlier versions did not."""
+    predictions: keeps its answers, as earlier versions did not. start: what its network began with."""
     chosen = chosen.canonical()
-    identity = run_id(chosen, FINGERPRINT)
+    identity = run_id(chosen, FINGERPRINT, start)
     folder = RunFolder(parent / identity)
     folder.create()
     folder.write_config(as_plain(chosen))
@@ -213,8 +219,8 @@ def write_run(
         "run_id": identity,
         "status": "finished",
         "config": as_plain(chosen),
-        "baseline_id": baseline_id(chosen, FINGERPRINT),
-        "determinants": determinants(chosen, FINGERPRINT),
+        "baseline_id": baseline_id(chosen, FINGERPRINT, start),
+        "determinants": determinants(chosen, FINGERPRINT, start),
         "data_fingerprint": FINGERPRINT,
         "meter": {"batch": chosen.meter.batch_size, "threshold": chosen.meter.threshold},
     } | record

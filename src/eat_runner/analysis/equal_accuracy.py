@@ -198,7 +198,7 @@ def _right(answers: Answers) -> NDArray[np.float64]:
 
 
 def bootstrap(gains: NDArray[np.float64]) -> tuple[float, float]:
-    """The CONFIDENCE interval of a mean over images: percentiles of resampled means (Efron and Tibshirani 1993, ch. 13).
+    """The CONFIDENCE interval of a mean over images: percentiles of resampled means (Efron, Tibshirani 1993, ch. 13).
 
     gains: for each image 1 where the one network is right and the other wrong, -1 the other way round, averaged over
     the seeds: all seeds have the same images, so an image that is drawn is drawn for all of them.

@@ -101,7 +101,7 @@ def setting_names(table: pd.DataFrame) -> pd.Series:
 def line_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
     """For each setting the line of a front that it belongs to: its method, and, where it is not the reference's, its
     model. Standard training of another width of that model is a line of its own."""
-    of = table.loc[reference] if reference is not None else None
+    of = None if reference is None else table.loc[[reference]].to_dict("records")[0]
     names: list[str] = []
     for setting in table.to_dict("records"):
         ours = of is None or setting["model"] == of["model"]
@@ -118,7 +118,8 @@ def line_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
 def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
     """What tells a setting from the others of its line (column ``line``): network, lambda, knobs. A number is told as
     soon as it varies among all settings, a text where the line has several of it."""
-    network = "" if reference is None else table.at[reference, "network"]
+    networks = set(table["network"] if reference is None else table.loc[[reference], "network"])
+    network = networks.pop() if len(networks) == 1 else ""  # that goes without saying
     keys = [key for key in (*NAMING, *knobs_of(table)) if key not in method_groups() and not key.startswith(PRICES)]
     names: dict[str, str] = {}
     for _, line in table.groupby("line"):

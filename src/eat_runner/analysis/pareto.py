@@ -59,9 +59,10 @@ class Front:
 
     settings: by setting_id, as ``families.settings``, sorted by x; on_front: no other beats it; selected: what the rule
     picks; knee: see ``knee``; name: what tells it from the others; short: from those of its network; line, point: which
-    line of the front it is on, and what it is called there. runs: theirs, by setting and seed. reference: the setting_id of the standard training (lambda 0) that the rule and relative energies
-    look at. floor: mean of the runs' floors, where x is the ratio. worst: x of the point that hypervolume is taken
-    against; its accuracy is 0. remarks: what is missing or should be known, in sentences.
+    line of the front it is on, and what it is called there. runs: theirs, by setting and seed. reference: the
+    setting_id of the standard training (lambda 0) that the rule and relative energies look at. floor: mean of the runs'
+    floors, where x is the ratio. worst: x of the point that hypervolume is taken against; its accuracy is 0. remarks:
+    what is missing or should be known, in sentences.
     """
 
     family: str

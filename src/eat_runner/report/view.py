@@ -22,8 +22,8 @@ EQUAL_ACCURACY = "equal_accuracy.csv"
 MAX_ROWS = 40  # settings of a family that are printed; pareto.csv has all
 MAX_REASONS = 20  # runs without a result that are named; summary.csv has all
 EQUAL_RULE = (
-    "at equal accuracy: E/E_ST is each seed's energy beside the reference's of the same seed, E/E_simple beside that of "
-    f"the better of {' and '.join(SIMPLE_METHODS)}; [ ]: {CONFIDENCE:.0%} bootstrap over the test images"
+    "at equal accuracy: E/E_ST is each seed's energy beside the reference's of the same seed, E/E_simple beside that "
+    f"of the better of {' and '.join(SIMPLE_METHODS)}; [ ]: {CONFIDENCE:.0%} bootstrap over the test images"
 )
 RULE_IN_SHORT = {
     "validation": "selected on the validation split",
