@@ -227,7 +227,7 @@ def write_run(
     if values["status"] == "finished":
         splits = [split for split in IMAGES if split == "test" or chosen.dataset.validation > 0]
         pruning = chosen.methods["pruning"]
-        built = {"width": chosen.model.width, "density": pruning.density if pruning.is_chosen else 1.0}
+        built = {"width": chosen.model.width, "density": getattr(pruning, "density", 1.0) if pruning.is_chosen else 1.0}
         measured = counts(chosen.lambda_, chosen.seed, blocks, splits, **built)
         folder.write_counts(measured)
         if predictions:
