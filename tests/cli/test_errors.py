@@ -14,7 +14,7 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
-    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, loggers, experiment"
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -283,7 +283,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "# @package _global_\na: 3\n  x: 1\n",
         'mapping values are not allowed here in "{file}", line 3, column 4',
     ),
-    "empty": ("", "an experiment's file must begin with the line: # @package _global_"),
+    "empty": ("", "the file of experiment must begin with the line: # @package _global_"),
     "choice": (
         "# @package _global_\ndefaults: [{override /trainer: fats}]\n",
         "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",
