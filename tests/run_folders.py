@@ -41,10 +41,10 @@ def firing(lambda_: float, seed: int) -> float:
     return 0.55 / (1 + 0.9 * lambda_) + 0.004 * (seed % 5)
 
 
-def accuracy(lambda_: float, seed: int, split: str, width: int = WIDTH, density: float = 1.0) -> float:
+def accuracy(lambda_: float, seed: int, split: str, width: int = WIDTH, density: float | None = None) -> float:
     """Falls slowly, then fast, with lambda, and where there are fewer weights."""
     spread = 0.0035 * (seed * 7 % 5 - 2)
-    lost = 0.004 * lambda_**1.7 + 0.004 * max(WIDTH / width - 1, 0) + 0.0004 * (1 / density - 1)
+    lost = 0.004 * lambda_**1.7 + 0.004 * max(WIDTH / width - 1, 0) + 0.0004 * (1 / (density or 1) - 1)
     return {"train": 0.985, "validation": 0.958, "test": 0.951}[split] - lost + spread
 
 
@@ -54,11 +54,11 @@ def counts(
     blocks: int = 8,
     splits: Sequence[str] = ("validation", "test"),
     width: int = WIDTH,
-    density: float = 1.0,
+    density: float | None = None,
 ) -> Counts:
     """A chain of convolution, batch norm and ReLU blocks, flatten and a linear layer, at the firing rate of lambda.
     density: of the convolutions' weights."""
-    layers = [row for split in splits for row in _layers(split, firing(lambda_, seed), blocks, width, density)]
+    layers = [row for split in splits for row in _layers(split, firing(lambda_, seed), blocks, width, density or 1)]
     batches = [row for split in splits for row in _batches(split, layers)]
     return Counts(layers=layers, batches=batches, batch_size=BATCH)
 
@@ -227,7 +227,10 @@ def write_run(
     if values["status"] == "finished":
         splits = [split for split in IMAGES if split == "test" or chosen.dataset.validation > 0]
         pruning = chosen.methods["pruning"]
-        built = {"width": chosen.model.width, "density": getattr(pruning, "density", 1.0) if pruning.is_chosen else 1.0}
+        built = {
+            "width": chosen.model.width,
+            "density": getattr(pruning, "density", None) if pruning.is_chosen else None,
+        }
         measured = counts(chosen.lambda_, chosen.seed, blocks, splits, **built)
         folder.write_counts(measured)
         if predictions:

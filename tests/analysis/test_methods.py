@@ -1,16 +1,12 @@
 """Which line of a front a run belongs to, by what its record says, and what it is called on that line."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from eat_runner.analysis.families import line_names, point_names, settings
 from eat_runner.analysis.methods import method_name
 from eat_runner.analysis.pareto import fronts
 from eat_runner.analysis.table import collate
-from eat_runner.config.groups import GROUPS, Group
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.config.identity import Start
 from eat_runner.config.penalty import L0Config, PenaltyConfig
@@ -55,21 +51,22 @@ def test_a_method_is_named_by_what_changes_the_network(tmp_path: Path) -> None:
     ]
 
 
-@dataclass(kw_only=True, slots=True)
-class StructuredConfig(PruningConfig):
-    structure: str = "element"
-
-
-def test_another_structure_is_another_method_and_another_ranking_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(GROUPS, "pruning", Group(schemas={"pruning": StructuredConfig}, about="", method=True))
+def test_another_structure_is_another_method_and_another_ranking_is_not(tmp_path: Path) -> None:
     for changes in ({}, {"structure": "channel"}, {"ranking": "erk"}):
-        chosen = StructuredConfig(name="magnitude", **changes)
-        write_run(tmp_path, config(0.0, methods={"pruning": chosen}))
+        write_run(tmp_path, config(0.0, methods={"pruning": PruningConfig(name="magnitude", **changes)}))
     assert methods(tmp_path) == ["pruning=magnitude", "pruning=magnitude", "pruning=magnitude channel"]
     (front,) = fronts(collate(tmp_path, PUBLISHED, "dataset"))
     assert sorted(front.settings["point"]) == ["pruning=magnitude channel", "ranking erk", "ranking global"]
+
+
+def test_budgets_tell_settings_of_a_method_apart(tmp_path: Path) -> None:
+    for budget in (0.1, 0.2):
+        pruning = {"pruning": PruningConfig(name="energy", density=None)}
+        write_run(tmp_path, config(0.0, budget=budget, methods=pruning))
+    (front,) = fronts(collate(tmp_path, PUBLISHED, "dataset"))
+    assert set(front.settings["line"]) == {"pruning=energy"}
+    assert sorted(front.settings["point"]) == ["budget 0.1", "budget 0.2"]
+    assert sorted(front.settings["name"]) == ["pruning energy, budget 0.1", "pruning energy, budget 0.2"]
 
 
 def test_what_was_done_twice_is_named_once() -> None:

@@ -10,7 +10,7 @@ from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS
 from eat_runner.analysis.methods import NARROW, STANDARD
 from eat_runner.analysis.rows import Common
 from eat_runner.config.groups import method_groups
-from eat_runner.config.identity import digest
+from eat_runner.config.identity import BUDGETS, digest
 from eat_runner.config.method import NONE
 from eat_runner.errors import printable
 
@@ -125,7 +125,7 @@ def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
     for _, line in table.groupby("line"):
         several = {key for key in keys if _differs(line, key)}
         for setting_id, setting in zip(line.index, line.to_dict("records"), strict=True):
-            told = [key for key in keys if key in several or ("." in key and _is_number(setting[key]))]
+            told = [key for key in keys if key in several or (key not in NAMING and _is_number(setting[key]))]
             names[setting_id] = _point_name(setting, network, told)
     return pd.Series(names, dtype="object").reindex(table.index)
 
@@ -160,7 +160,7 @@ def _told(key: str, value: Any) -> str:
         return f"σ {_power(value)}"
     if key == "trained_for":
         return f"for {value}"
-    return f"{key.partition('.')[2]} {value}" if "." in key else str(value)
+    return str(value) if key in NAMING else f"{key.rpartition('.')[2]} {value}"
 
 
 def _power(value: float) -> str:
@@ -171,7 +171,7 @@ def _power(value: float) -> str:
 
 def knobs_of(runs: pd.DataFrame) -> list[str]:
     """The columns that are there because their values vary: what no list has."""
-    return [key for key in runs.columns if "." in key or key in method_groups()]
+    return [key for key in runs.columns if "." in key or key in BUDGETS or key in method_groups()]
 
 
 def over_seeds(values: pd.Series, by_setting: pd.Series) -> pd.Series:
