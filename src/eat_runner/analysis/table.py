@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS, DTYPES, knob_columns
+from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS, DTYPES, VARIES, knob_columns
 from eat_runner.analysis.families import label_families
 from eat_runner.analysis.rows import BROKEN, read_rows
 from eat_runner.config.hardware import HardwareConfig
@@ -44,7 +44,7 @@ def read_runs(roots: Sequence[Path], hardware: HardwareConfig, by: str = "family
     runs = pd.DataFrame(
         {c.key: pd.Series([row[c.key] for row in rows], dtype=DTYPES[c.kind]) for c in COLUMNS},
     )
-    runs = _each_once(runs)
+    runs = _without_what_says_nothing(_each_once(runs))
     runs = label_families(_with_knobs(runs), by)
     runs["energy_decrease_percent"] = _decrease_percent(runs)
     empty_is_zero = lambda values: values if values.dtype == "object" else values.fillna(0)  # noqa: E731
@@ -60,6 +60,12 @@ def _each_once(runs: pd.DataFrame) -> pd.DataFrame:
     best = runs.assign(rank=runs["status"].map(RANK), lacks=runs["reason"] != "")
     kept = best.sort_values(["rank", "lacks"], kind="stable").drop_duplicates("run_id").index
     return runs.loc[runs.index.isin(kept)].reset_index(drop=True)
+
+
+def _without_what_says_nothing(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table without columns that are only there where a run has a value, or where values differ."""
+    values = {column: runs[column.key].nunique() for column in COLUMNS if column.only}
+    return runs.drop(columns=[c.key for c, different in values.items() if different < (2 if c.only == VARIES else 1)])
 
 
 def _with_knobs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -12,12 +12,13 @@ from eat_runner.analysis.columns import ALWAYS, BY_KEY, ENERGY, RATIO, Column
 from eat_runner.analysis.layers import LayerPanel
 from eat_runner.analysis.pareto import Axes, Front, rule
 from eat_runner.analysis.table import is_priced
-from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.hardware import HardwareConfig, corners
 from eat_runner.errors import printable
 
 SUMMARY, PARETO, LAYERS = "summary.csv", "pareto.csv", "layer_comparison.csv"
 MAX_ROWS = 40  # settings of a family that are printed; pareto.csv has all
 MAX_REASONS = 20  # runs without a result that are named; summary.csv has all
+ON_CHIP = "weights_on_chip"
 RULE_IN_SHORT = {
     "validation": "selected on the validation split",
     "paper": "selected on the test split (the paper's rule)",
@@ -73,7 +74,7 @@ class Report:
 
     @property
     def families(self) -> list[Family]:
-        return [family(front) for front in self.fronts]
+        return [family(front, self.hardware) for front in self.fronts]
 
     @property
     def facts(self) -> list[str]:
@@ -118,9 +119,9 @@ def missing(runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def family(front: Front) -> Family:
-    reference = reference_line(front)
-    return Family(settings_table(front), front.remarks, [*filter(None, [reference]), hypervolume_line(front)])
+def family(front: Front, hardware: HardwareConfig) -> Family:
+    facts = [reference_line(front), hypervolume_line(front), on_chip_line(front), ranges_line(front, hardware)]
+    return Family(settings_table(front), front.remarks, [*filter(None, facts)])
 
 
 def reference_line(front: Front) -> str:
@@ -138,6 +139,31 @@ def hypervolume_line(front: Front) -> str:
     unskipped = "" if front.axes.of_one_network else f", what {who} needs without zero-skipping"
     against = f"against {y.in_words.format(0)} at {x.in_words.format(f'{front.worst:.5g}')}{unskipped}"
     return f"hypervolume {front.hypervolume:.4f}{x.unit} ({against})"
+
+
+def on_chip_line(front: Front) -> str:
+    """How many settings have their weights on chip; empty where the hardware has no memory for them."""
+    if ON_CHIP not in front.settings.columns:
+        return ""
+    there = int((front.settings[ON_CHIP] == 1).sum())
+    return (
+        f"weights stay on chip in {there} of {len(front.settings)} settings: as stored, they fit the memory for weights"
+    )
+
+
+def ranges_line(front: Front, hardware: HardwareConfig) -> str:
+    """Whether the selected setting stays selected wherever in their ranges the prices are; empty without ranges."""
+    if front.selected is None or not front.selected_at_corners:
+        return ""
+    ranges = ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in hardware.ranges.items())
+    ends = corners(hardware)
+    others = [i for i, setting in enumerate(front.selected_at_corners) if setting != front.selected]
+    if not others:
+        return f"stays selected at {'both' if len(ends) == 2 else f'all {len(ends)}'} ends of {ranges}"
+    where = ", ".join(f"{key}={getattr(ends[others[0]], key):g}" for key in hardware.ranges)
+    other = front.selected_at_corners[others[0]]
+    name = "nothing" if other is None else front.settings.at[other, "name"]
+    return f"does not stay selected at {len(others)} of {len(ends)} ends of {ranges}: at {where} it is {name}"
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -180,11 +206,14 @@ def _cell(setting: Mapping[str, Any], column: Column, axes: Axes) -> str:
 
 
 def _marks(setting: Mapping[str, Any], front: Front, several_baselines: bool) -> str:
+    on_chip = setting.get(ON_CHIP, float("nan"))
     marks = {
         "ST": setting["is_baseline"],
         "reference": several_baselines and setting["setting_id"] == front.reference,
         "front": setting["on_front"],
         "selected": setting["selected"],
+        "on-chip weights": on_chip == 1,
+        f"on-chip weights in {round(on_chip * setting['n']) if on_chip == on_chip else 0} seeds": 0 < on_chip < 1,
     }
     return " ".join(mark for mark, there in marks.items() if there)
 
