@@ -206,16 +206,18 @@ def _cell(setting: Mapping[str, Any], column: Column, axes: Axes) -> str:
 
 
 def _marks(setting: Mapping[str, Any], front: Front, several_baselines: bool) -> str:
-    on_chip = setting.get(ON_CHIP, float("nan"))
     marks = {
         "ST": setting["is_baseline"],
         "reference": several_baselines and setting["setting_id"] == front.reference,
         "front": setting["on_front"],
         "selected": setting["selected"],
-        "on-chip weights": on_chip == 1,
-        f"on-chip weights in {round(on_chip * setting['n']) if on_chip == on_chip else 0} seeds": 0 < on_chip < 1,
     }
-    return " ".join(mark for mark, there in marks.items() if there)
+    there = [mark for mark, is_there in marks.items() if is_there]
+    share = setting.get(ON_CHIP, 0.0)
+    if share > 0:
+        seeds = f" ({round(share * setting['n'])} of {setting['n']} seeds)" if share < 1 else ""
+        there.append(f"weights on chip{seeds}")
+    return " ".join(there)
 
 
 def number(mean: float | None, std: float | None, digits: int, none: str = "–") -> str:
