@@ -16,7 +16,7 @@ import secrets
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -361,7 +361,7 @@ _HINTS: dict[str, Any] = get_type_hints(RunRecord)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of an annotated type; a whole number is a float too."""
+    """Whether a JSON value is of an annotated type; a whole number is a float too, a mapping a dataclass."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -371,6 +371,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(fits(item, arguments[1]) for item in value.values())
     if origin is list:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return isinstance(value, dict) and all(key in hints and fits(item, hints[key]) for key, item in value.items())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

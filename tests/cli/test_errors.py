@@ -95,6 +95,47 @@ BAD: dict[str, str] = {
     "penalty.scope=all": "penalty.scope=all is unknown: choose one of leaf_modules, activations",
     "meter.batch_size=0": "meter.batch_size=0 is out of range: it must be between 1 and 1e+06",
     "hardware.multiply_pj=-1": f"hardware.multiply_pj=-1 {FINITE_0}",
+    "hardware=fused_45nm hardware.mac_pj_by_bits=4": "hardware.mac_pj_by_bits=4 is of the wrong type: "
+    "hardware.mac_pj_by_bits is a mapping",
+    "hardware=fused_45nm hardware.mac_pj_by_bits={2:{multiply_pj:1}}": "hardware.mac_pj_by_bits.2 is not there yet: "
+    "write +hardware.mac_pj_by_bits=... to add it",
+    "hardware=fused_45nm +hardware.mac_pj_by_bits={2:{multiply_pj:1}}": "Structured config of type `OperationPrices` "
+    "has missing mandatory value: accumulate_pj",
+    "hardware=fused_45nm hardware.mac_pj_by_bits={4:{multiply_pj:-1}}": "hardware.mac_pj_by_bits.4.multiply_pj=-1 "
+    f"{FINITE_0}",
+    "hardware=fused_45nm hardware.mac_pj_by_bits={4:{multiply_pj:much}}": "hardware.mac_pj_by_bits={4:{multiply_pj:"
+    "much}} is of the wrong type: hardware.mac_pj_by_bits is a mapping",
+    "hardware=fused_45nm hardware.bits=4": "hardware.mac_pj_by_bits.4: 4 bits is the hardware's own width: change "
+    "hardware.multiply_pj, hardware.accumulate_pj, hardware.add_pj instead",
+    "hardware=fused_45nm hardware.weight_buffer_bits=-1": f"hardware.weight_buffer_bits=-1 {FINITE_0}",
+    "hardware=fused_45nm hardware.weight_buffer_bits=large": "hardware.weight_buffer_bits=large is of the wrong type: "
+    "hardware.weight_buffer_bits is a whole number",
+    "hardware=fused_45nm hardware.run_bits=[]": "hardware.run_bits=[] must be a list of widths, each of them once: [5]",
+    "hardware=fused_45nm hardware.run_bits=[5,5]": "hardware.run_bits=[5, 5] must be a list of widths, each of them "
+    "once: [5]",
+    "hardware=fused_45nm hardware.run_bits=[5,33]": "hardware.run_bits=33 is out of range: it must be between 1 and 32",
+    "hardware=fused_45nm hardware.run_bits=8": "hardware.run_bits=8 is of the wrong type: hardware.run_bits is a list",
+    "hardware=fused_45nm hardware.run_bits=[five]": "hardware.run_bits=[five] is of the wrong type: "
+    "hardware.run_bits is a list",
+    "hardware.run_bits=[5]": "hardware.run_bits is no key of the hardware that is chosen: leave it out, or choose "
+    "another hardware",
+    "hardware.ranges={dram_pj_per_value:[2000,2600]}": "hardware.dram_pj_per_value=1950 is not in its range, "
+    "hardware.ranges.dram_pj_per_value=[2000,2600]: change both",
+    "hardware.dram_pj_per_value=3000": "hardware.dram_pj_per_value=3000 is not in its range, "
+    "hardware.ranges.dram_pj_per_value=[1300,2600]: change both",
+    "hardware.ranges={dram_pj_per_value:[2600,1300]}": "hardware.ranges.dram_pj_per_value: high=1300 is out of range: "
+    "it must be a finite number >= 2600",
+    "hardware.ranges={dram_pj_per_value:[-1,2600]}": f"hardware.ranges.dram_pj_per_value: low=-1 {FINITE_0}",
+    "hardware.ranges={dram_pj_per_value:2600}": "hardware.ranges.dram_pj_per_value=2600 must be two prices, [low, "
+    "high]",
+    "hardware.ranges={dram_pj_per_value:[1300]}": "hardware.ranges.dram_pj_per_value=[1300] must be two prices, [low, "
+    "high]",
+    "hardware.ranges={multiply_pj:[1,4]}": "hardware.ranges.multiply_pj is not there yet: write "
+    "+hardware.ranges=... to add it",
+    "+hardware.ranges={batch_size:[1,4]}": "hardware.ranges=batch_size is unknown: choose one of dram_pj_per_value, "
+    "multiply_pj",
+    "hardware.ranges=[1,2]": "hardware.ranges=[1,2] is of the wrong type: hardware.ranges is a mapping",
+    "hardware.source=3": "hardware.source=3 is of the wrong type: hardware.source is a mapping",
     "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
     "selection=best": "selection=best is unknown: choose one of validation, paper",
     "on_error=retry": "on_error=retry is unknown: choose one of continue, stop",

@@ -1,23 +1,27 @@
 """Names of runs: what is in the hash, what is not, and that the hash is what anybody would compute by hand."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
+from eat_runner.cli.hydra.compose import compose_experiment
 from eat_runner.config import (
     DatasetConfig,
     ExperimentConfig,
     L0Config,
     MeterConfig,
+    MethodConfig,
     ModelConfig,
     PenaltyConfig,
     ScheduleConfig,
     TrainerConfig,
 )
-from eat_runner.config.groups import GROUPS
-from eat_runner.config.hardware import FusedHardware
+from eat_runner.config.groups import GROUPS, Group
+from eat_runner.config.hardware import FusedHardware, OperationPrices
 from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, run_id
+from eat_runner.errors import UserError
 
 DATA = "d" * 8
 CONFIG = ExperimentConfig()
@@ -153,3 +157,73 @@ def test_a_group_that_came_later_is_in_the_hash_where_it_says_something(monkeypa
     monkeypatch.setitem(GROUPS, "meter", replace(GROUPS["meter"], later=True))
     assert "meter" not in determinants(CONFIG, DATA)
     assert determinants(replace(CONFIG, meter=MeterConfig(batch_size=50)), DATA)["meter"] == {"batch": 50}
+
+
+# what run ids ended in before hardware files had prices by width, on-chip weights and longer runs
+OF_PRICES = {
+    ("published", "penalty.weighting"): "c1208d67",
+    ("published", "pruning"): "5cdbdc76",
+    ("fused_45nm", "penalty.weighting"): "01da459c",
+    ("fused_45nm", "pruning"): "c413d8f2",
+    ("fused_45nm_int8", "penalty.weighting"): "d51d8d3d",
+    ("fused_45nm_int8", "pruning"): "7aeff9ab",
+    ("fused_7nm", "penalty.weighting"): "a284714a",
+    ("fused_7nm", "pruning"): "f65ffa44",
+    ("fused_7nm_int8", "penalty.weighting"): "fc5c8e81",
+    ("fused_7nm_int8", "pruning"): "e30c9e96",
+    ("eyeriss_65nm", "penalty.weighting"): "a99a7473",
+    ("eyeriss_65nm", "pruning"): "bfd75644",
+}
+
+
+@pytest.mark.parametrize(("hardware", "reader"), OF_PRICES)
+def test_runs_that_read_prices_keep_their_names(hardware: str, reader: str) -> None:
+    config = compose_experiment([f"hardware={hardware}", f"{reader}=energy"])
+    assert run_id(config, "0").endswith(f"-{OF_PRICES[hardware, reader]}")
+
+
+def test_keys_that_came_later_are_in_the_hash_where_they_say_something() -> None:
+    def prices(**changes: Any) -> dict[str, Any]:
+        hardware = FusedHardware(multiply_pj=1.0, **changes)
+        return determinants(ExperimentConfig(penalty=L0Config(weighting="energy"), hardware=hardware), DATA)["hardware"]
+
+    plain = prices()
+    assert not {"weight_buffer_bits", "run_bits", "mac_pj_by_bits", "ranges"} & set(plain)
+    assert prices(ranges={"multiply_pj": [0.5, 2.0]}) == plain
+    assert prices(weight_buffer_bits=8) == plain | {"weight_buffer_bits": 8}
+    assert prices(run_bits=[5, 8]) == plain | {"run_bits": [5, 8]}
+
+
+@dataclass(kw_only=True, slots=True)
+class Rounding(MethodConfig):
+    bits: int = 4
+
+    @property
+    def widths(self) -> frozenset[int]:
+        return frozenset({self.bits})
+
+
+def reading(by_bits: dict[int, float], rounding: Rounding | None = None) -> ExperimentConfig:
+    """A run that reads prices: all operations of a width cost the same."""
+    prices = {bits: OperationPrices(multiply_pj=pj, accumulate_pj=pj, add_pj=pj) for bits, pj in by_bits.items()}
+    hardware = FusedHardware(bits=8, multiply_pj=1.0, mac_pj_by_bits=prices)
+    methods = {} if rounding is None else {"rounding": rounding}
+    return ExperimentConfig(penalty=L0Config(weighting="energy"), hardware=hardware, methods=methods)
+
+
+def test_prices_of_a_width_are_in_the_hash_of_runs_that_have_such_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GROUPS, "rounding", Group(schemas={"rounding": Rounding}, about="", method=True))
+    some, other, cheaper = {2: 0.1, 4: 0.5}, {2: 0.2, 4: 0.5}, {2: 0.1, 4: 0.4}
+    assert run_id(reading({}), DATA) == run_id(reading(some), DATA)
+    rounded = [run_id(reading(prices, Rounding(name="rounding")), DATA) for prices in (some, other, cheaper)]
+    assert rounded[0] == rounded[1] != rounded[2]
+    found = determinants(reading(some, Rounding(name="rounding")), DATA)["hardware"]
+    assert found["mac_pj_by_bits"] == {"4": {"multiply_pj": 0.5, "accumulate_pj": 0.5, "add_pj": 0.5}}
+
+
+def test_a_width_without_prices_is_refused_before_training() -> None:
+    reading({4: 0.5}, Rounding(name="rounding")).check()
+    with pytest.raises(UserError, match="no price for layers of 4-bit weights"):
+        reading({}, Rounding(name="rounding")).check()
+    with pytest.raises(UserError, match="hardware published prices 32-bit values, not 4 bits"):
+        ExperimentConfig(methods={"rounding": Rounding(name="rounding")}).check()

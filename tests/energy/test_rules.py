@@ -20,6 +20,7 @@ from eat_runner.config.hardware import (
     SKIPS,
     FusedHardware,
     HardwareConfig,
+    OperationPrices,
     PublishedHardware,
 )
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts, with_consumers
@@ -28,7 +29,7 @@ from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
 from eat_runner.energy.rules.base import EnergyReport, LayerEnergy, MarginalPrices
-from eat_runner.energy.rules.fused import slope_bits
+from eat_runner.energy.rules.storage import slope_bits
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
 
@@ -55,8 +56,6 @@ def test_every_rule_has_a_schema_and_a_file() -> None:
 
 BATCHES = (100, 20)  # images
 IMAGES = sum(BATCHES)
-# so many more non-zeros an image that run lengths, of 32 zeros at most, show their mean, for a half of a tensor too
-STEP = 64
 
 
 @dataclass
@@ -196,18 +195,26 @@ def counts_of(nodes: Sequence[Node]) -> Counts:
     return Counts(with_consumers(rows), [batch(number, images) for number, images in enumerate(BATCHES)])
 
 
+def step_of(hardware: HardwareConfig) -> int:
+    """So many more non-zeros an image that run lengths show their mean, for a half of a tensor too: twice the longest
+    run of zeros."""
+    return 2 * 2 ** max(hardware.run_bits) if isinstance(hardware, FusedHardware) else 64
+
+
 def differences(hardware: HardwareConfig, **calls: int) -> float:
-    """pJ of one more non-zero, by pricing the network with STEP more."""
+    """pJ of one more non-zero, by pricing the network with some more."""
     readings(plain := network())
-    more = energy_pj(counts_of(moved(step=STEP, **calls)), hardware)
-    return (more - energy_pj(counts_of(plain), hardware)) / STEP
+    more = energy_pj(counts_of(moved(step=step_of(hardware), **calls)), hardware)
+    return (more - energy_pj(counts_of(plain), hardware)) / step_of(hardware)
 
 
-def at_the_cap(elements: float, nonzeros: float, bits: int, format: str) -> bool:
+def at_the_cap(elements: float, nonzeros: float, hardware: FusedHardware) -> bool:
     """Whether a tensor takes as much as a dense one in this format, which then has no slope in ``price``."""
+    bits = hardware.bits
     bitmask = nonzeros * bits + elements
-    run_length = (nonzeros + (elements - nonzeros) / 32) * (bits + 5)
-    return {"bitmask": bitmask, "run_length": run_length, "auto": min(bitmask, run_length)}[format] >= elements * bits
+    run_length = min((nonzeros + (elements - nonzeros) / 2**run) * (bits + run) for run in hardware.run_bits)
+    best = {"bitmask": bitmask, "run_length": run_length, "auto": min(bitmask, run_length)}[hardware.format]
+    return best >= elements * bits
 
 
 @pytest.mark.parametrize("skip", SKIPS)
@@ -222,11 +229,11 @@ def test_fused_prices_are_the_slope_of_the_energy(name: str, format: str, skip: 
     assert list(prices.weights) == [0, 3, 5, 10, 12, 14, 16]
     compared = 0
     for call, price in prices.activations.items():
-        if format == "dense" or not at_the_cap(nodes[call].elements, nodes[call].nonzeros, hardware.bits, format):
+        if format == "dense" or not at_the_cap(nodes[call].elements, nodes[call].nonzeros, hardware):
             assert price == pytest.approx(differences(hardware, call=call), rel=1e-6, abs=1e-9), call
             compared += 1
     for call, price in prices.weights.items():
-        if format == "dense" or not at_the_cap(*nodes[call].weight, hardware.bits, format):
+        if format == "dense" or not at_the_cap(*nodes[call].weight, hardware):
             assert price == pytest.approx(differences(hardware, weight=call), rel=1e-6, abs=1e-9), call
             compared += 1
     assert compared >= 13  # of 15: batch norm's output and scale are dense
@@ -247,7 +254,8 @@ def test_published_prices_are_the_slope_of_the_energy(inplace: str, repeats: int
 
 # --- marginal prices: by hand --------------------------------------------------------------------------------------
 
-# 8-bit values; a bit costs 1 pJ in the buffer, 10 in DRAM, a weight's bit 10 / 2 + 1; a product 2 + 1 + 1
+# 8-bit values; a bit costs 1 pJ in the buffer, 10 in DRAM, a weight's bit 10 / 2 + 1; a product 2 + 1 + 1, with 4-bit
+# weights 0.5 + 0.25 + 1
 ROUND = FusedHardware(
     bits=8,
     buffer_bits=1000,
@@ -255,6 +263,7 @@ ROUND = FusedHardware(
     dram_pj_per_bit=10.0,
     multiply_pj=2.0,
     accumulate_pj=1.0,
+    mac_pj_by_bits={4: OperationPrices(multiply_pj=0.5, accumulate_pj=0.25, add_pj=0.125)},
     register_pj_per_mac=1.0,
     weight_reuse=2,
     format="bitmask",
@@ -324,6 +333,32 @@ def test_a_tensor_in_dram_costs_what_dram_costs() -> None:
 )
 def test_the_slope_of_the_format_in_force(format: str, nonzeros: int, slope: float) -> None:
     assert slope_bits(64, nonzeros, 8, format) == slope
+
+
+@pytest.mark.parametrize(
+    ("format", "nonzeros", "slope"),
+    [
+        # of 640 values: 5-bit runs (2 + 19 + 1) x 13 = 286, 8-bit runs (2 + 2 + 1) x 16 = 80; a bitmask 656
+        ("run_length", 2, 16 * 255 / 256),
+        ("auto", 2, 16 * 255 / 256),
+        # (64 + 18 + 1) x 13 = 1079, (64 + 2 + 1) x 16 = 1072; 1152
+        ("auto", 64, 16 * 255 / 256),
+        # (80 + 17 + 1) x 13 = 1274, (80 + 2 + 1) x 16 = 1328; 1280
+        ("auto", 80, 13 * 31 / 32),
+        ("auto", 100, 8),  # (100 + 16 + 1) x 13 = 1521; 1440
+        ("run_length", 100, 13 * 31 / 32),
+    ],
+)
+def test_the_slope_of_the_best_runs(format: str, nonzeros: int, slope: float) -> None:
+    assert slope_bits(640, nonzeros, 8, format, [5, 8]) == slope
+
+
+@pytest.mark.parametrize(("weight_buffer_bits", "pj_per_bit"), [(0, 6), (159, 6), (160, 1)])
+def test_a_weight_that_stays_on_chip_costs_the_buffer(weight_buffer_bits: int, pj_per_bit: int) -> None:
+    # 12 x 8 + 64 = 160 bits are stored; 10 products of an image for each, 4 pJ
+    prices = marginal(chain(), replace(ROUND, weight_buffer_bits=weight_buffer_bits))
+    assert prices.weights == pytest.approx({2: 8 * pj_per_bit + 4 * 10})
+    assert prices.activations == marginal(chain(), ROUND).activations
 
 
 def test_nothing_is_known_of_a_tensor_without_non_zeros_but_its_storage() -> None:
@@ -497,6 +532,41 @@ def test_the_width_of_weights() -> None:
     assert narrow.dense_pj == INPUT_PJ + 320 + 11 * (40 + 128)
 
 
+@pytest.mark.parametrize(("bits", "mac_pj", "add_pj"), [(0, 3, 2), (8, 3, 2), (4, 0.75, 0.125)])
+def test_the_width_of_weights_picks_the_prices_of_operations(bits: int, mac_pj: float, add_pj: float) -> None:
+    products = {"weight_elements": 0, "bias_elements": 0, "macs_valid": 100, "macs_both_nonzero": 30}
+    conv = replace(CONV, weight_bits=bits, **products)
+    second = replace(conv, call=1, producers=(0,))
+    added = replace(call(2, "add", Kind.ADD, (40, 10)), images=1, producers=(1, 0))
+    pool = replace(call(3, "MaxPool2d", Kind.MAX_POOL, (10, 10)), images=1, window=4)
+    found = layers(conv, second, added, pool, hardware=replace(PRICES, add_pj=2.0))
+    assert [layer.op for layer in found] == ["Conv2d", "Conv2d+add", "MaxPool2d"]
+    # 40 values, 10 of them not zero, take 10 x 8 + 40 = 120 bits; the pool has no weights and keeps the file's price
+    assert [layer.energy_pj for layer in found] == [
+        INPUT_PJ + 120 + 30 * mac_pj,
+        120 + 120 + 120 + 30 * mac_pj + 40 * add_pj,
+        120 + 80 + 10 * 3 * 2,
+    ]
+    assert [layer.dense_pj for layer in found] == [
+        INPUT_PJ + 320 + 100 * mac_pj,
+        3 * 320 + 100 * mac_pj + 40 * add_pj,
+        320 + 80 + 10 * 3 * 2,
+    ]
+
+
+def test_the_width_of_weights_is_in_the_marginal_prices() -> None:
+    # 120 products of an image: 20 non-zeros come in, 12 weights; 0.5 + 0.25 + 1 pJ a product, 4 bits a weight
+    prices = marginal(chain(weight_bits=4), ROUND)
+    assert prices.activations == pytest.approx({1: 8 + 8 + 1.75 * 120 / 20, 2: 8})
+    assert prices.weights == pytest.approx({2: 4 * 6 + 1.75 * 120 / 12})
+
+
+def test_a_width_without_prices_is_refused() -> None:
+    for rule in (RULES["fused"].price, RULES["fused"].marginal_pj):
+        with pytest.raises(UserError, match="no price for layers of 2-bit weights: choose one of 8, 4 bits"):
+            rule(chain(weight_bits=2), ROUND)
+
+
 def test_the_width_of_a_folded_bias() -> None:
     norm = replace(call(1, "BatchNorm2d", Kind.BATCH_NORM, (40, 10)), images=1, statistics_elements=8)
     # 4 channels of 32 bits, all of them
@@ -550,8 +620,8 @@ def test_published_refuses_other_widths_of_a_run_though_it_reads_no_layers(tmp_p
     assert is_priced(runs).tolist() == [True, False]
     assert runs["reason"][0] == ""
     assert "layer1.0.conv has 8 bits" in runs["reason"][1]
-    fused = FusedHardware(dram_pj_per_bit=1.0)
-    assert is_priced(collate(tmp_path, fused)).all()
+    int8 = OperationPrices(multiply_pj=1.0, accumulate_pj=1.0, add_pj=1.0)
+    assert is_priced(collate(tmp_path, FusedHardware(dram_pj_per_bit=1.0, mac_pj_by_bits={8: int8}))).all()
 
 
 def test_a_file_has_columns_of_widths_only_where_a_row_has_one(tmp_path: Path) -> None:
@@ -583,10 +653,14 @@ class FlatHardware:
     relative: bool = False
     note: str = ""
     source: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         if self.value_pj <= 0:
             raise UserError("hardware.value_pj must be above 0")
+
+    def check_bits(self, bits: int) -> None:
+        pass
 
 
 class Flat:

@@ -11,7 +11,7 @@ from typing import Any
 
 from eat_runner.analysis.methods import lineage
 from eat_runner.config.groups import GROUPS
-from eat_runner.config.identity import BUDGETS, NOT_PRICES, digest, is_plain_baseline
+from eat_runner.config.identity import BUDGETS, BY_BITS, NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
 from eat_runner.config.root import is_penalised
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport
@@ -23,15 +23,18 @@ DTYPES = {TEXT: "object", REAL: "float64", WHOLE: "Int64", FLAG: "bool", OBJECT:
 EMPTY: dict[str, Any] = {TEXT: "", REAL: None, WHOLE: None, FLAG: False, OBJECT: ()}
 LARGER, SMALLER = "larger", "smaller"
 ALWAYS, RATIO, ENERGY = "always", "ratio", "energy"
+KNOWN, VARIES = "known", "varies"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run's row is read from: its record, and what its counts cost on each split that they were measured on."""
+    """What a run's row is read from: its record, and what its counts cost on each split that they were measured on;
+    corners: at the ends of the hardware's ranges (config/hardware.py, ``corners``), in their order."""
 
     record: RunRecord
     test: EnergyReport | None = None
     validation: EnergyReport | None = None
+    corners: tuple["Facts", ...] = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -50,7 +53,8 @@ class Facts:
 class Column:
     """key: in data frames and CSV files. kind: of its values. read: its value in a row of a run; None where it follows
     from the other rows. describes: says what a setting is. measure: has a mean and a deviation over seeds in a
-    setting's row. written: in the CSV files.
+    setting's row. written: in the CSV files. only: in a table where a run has a value (KNOWN), where values differ
+    (VARIES).
 
     label, digits, spread: heading and form in printed tables, with ± its deviation. shown: in which of them: always,
     or by what stands on the x axis (the ratio, an energy). rank: what a narrow table leaves out first has the highest.
@@ -64,6 +68,7 @@ class Column:
     describes: bool = False
     measure: bool = False
     written: bool = True
+    only: str = ""
     label: str = ""
     digits: int = 4
     spread: bool = True
@@ -171,13 +176,25 @@ def _dense(report: EnergyReport | None) -> float | None:
     return sum(layer.dense_pj for layer in report.layers) / PJ_PER_UJ
 
 
+def _on_chip(report: EnergyReport | None) -> float | None:
+    return None if report is None or report.weights_on_chip is None else float(report.weights_on_chip)
+
+
+def _at_corners(facts: Facts) -> tuple[dict[str, float | None], ...]:
+    """The columns that a selection looks at (``OF_PRICES``), under the prices of each corner."""
+    return tuple(
+        {key: column.read(corner) for key, column in OF_PRICES.items() if column.read is not None}
+        for corner in facts.corners
+    )
+
+
 # --- knobs ---------------------------------------------------------------------------------------------------------
 
 # what a group has a column of its own for
 OWN_COLUMN = {
     "penalty": {"name", "scope", "weighting", "sigma"},
     "schedule": {"name"},
-    "hardware": NOT_PRICES,
+    "hardware": NOT_PRICES | {BY_BITS},
 }
 AFTER_PENALTY = ("penalty", "schedule")  # of which nothing matters without a penalty
 
@@ -330,6 +347,32 @@ COLUMNS = (
         shown=ALWAYS,
         rank=6,
     ),
+    Column(
+        key="stored_weight_bytes",
+        kind=REAL,
+        measure=True,
+        read=lambda f: _of(f.test, "stored_weight_bytes"),
+        only=VARIES,
+        label="weight bytes",
+        digits=0,
+        spread=False,
+        shown=ALWAYS,
+        rank=9,
+    ),
+    Column(
+        key="peak_activation_bytes",
+        kind=REAL,
+        measure=True,
+        read=lambda f: _of(f.test, "peak_activation_bytes"),
+        only=VARIES,
+        label="peak bytes",
+        digits=0,
+        spread=False,
+        shown=ALWAYS,
+        rank=8,
+    ),
+    # 1 or 0; of a setting, the share of its seeds
+    Column(key="weights_on_chip", kind=REAL, measure=True, read=lambda f: _on_chip(f.test), only=KNOWN),
     Column(key="firing_rate_test", kind=REAL, measure=True, read=lambda f: _share(f.record.firing_rate_test)),
     Column(key="budget_met", read=_budget_met),
     Column(key="epochs", kind=WHOLE, read=lambda f: _whole(f.record.epochs_done)),
@@ -352,6 +395,7 @@ COLUMNS = (
     Column(key="energy", kind=REAL, written=False, read=lambda f: _energy(f.test)),
     Column(key="energy_validation", kind=REAL, written=False, read=lambda f: _energy(f.validation)),
     Column(key="dense", kind=REAL, written=False, read=lambda f: _dense(f.test)),
+    Column(key="corners", kind=OBJECT, written=False, read=_at_corners),
 )
 # what a setting is beside the reference run, where networks share a front
 AGAINST_REFERENCE = (
@@ -378,6 +422,10 @@ AGAINST_REFERENCE = (
     ),
 )
 BY_KEY = {column.key: column for column in (*COLUMNS, *AGAINST_REFERENCE)}
+# what changes with a price and decides what is selected
+OF_PRICES = {
+    key: BY_KEY[key] for key in ("energy_ratio", "energy_ratio_validation", "energy", "energy_validation", "dense")
+}
 # what a family is. family: what shares everything but penalty, schedule, lambda, methods and seed; dataset: what shares
 # its images and its validation split, with whatever network and training
 BY = ("family", "dataset")

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from eat_runner.analysis.columns import Column, X, Y
+from eat_runner.analysis.columns import OF_PRICES, Column, X, Y
 from eat_runner.analysis.families import (
     DESCRIBING,
     MEASURES,
@@ -63,6 +63,8 @@ class Front:
     setting_id of the standard training (lambda 0) that the rule and relative energies look at. floor: mean of the runs'
     floors, where x is the ratio. worst: x of the point that hypervolume is taken against; its accuracy is 0. remarks:
     what is missing or should be known, in sentences.
+    selected_at_corners: what the rule picks under the prices at each corner of the hardware's ranges
+    (config/hardware.py, ``corners``), in order.
     """
 
     family: str
@@ -74,6 +76,7 @@ class Front:
     worst: float
     hypervolume: float
     remarks: list[str]
+    selected_at_corners: list[str | None] = field(default_factory=list[str | None])
 
     @property
     def selected(self) -> str | None:
@@ -146,7 +149,18 @@ def _front(family: str, runs: pd.DataFrame, selection: str, points: float, axes:
         worst=worst,
         hypervolume=hypervolume(accuracy, energy, worst),
         remarks=_remarks(table, runs, reference, axes),
+        selected_at_corners=_selected_at_corners(runs, selection, points, axes),
     )
+
+
+def _selected_at_corners(runs: pd.DataFrame, selection: str, points: float, axes: Axes) -> list[str | None]:
+    found: list[str | None] = []
+    for corner in range(min(runs["corners"].map(len))):
+        there = pd.DataFrame([prices[corner] for prices in runs["corners"]], runs.index, list(OF_PRICES), "float64")
+        repriced = runs.assign(**there)
+        reference = _reference(repriced)
+        found.append(None if reference is None else select(repriced, reference, selection, points, axes))
+    return found
 
 
 def _reference(runs: pd.DataFrame) -> str | None:

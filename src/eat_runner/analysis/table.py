@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS, DTYPES, knob_columns
+from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS, DTYPES, VARIES, knob_columns
 from eat_runner.analysis.families import label_families
 from eat_runner.analysis.methods import method_name
 from eat_runner.analysis.rows import BROKEN, read_rows
@@ -46,7 +46,7 @@ def read_runs(roots: Sequence[Path], hardware: HardwareConfig, by: str = "family
     runs = pd.DataFrame(
         {c.key: pd.Series([row[c.key] for row in rows], dtype=DTYPES[c.kind]) for c in COLUMNS},
     )
-    runs = _with_parents(_each_once(runs))
+    runs = _without_what_says_nothing(_with_parents(_each_once(runs)))
     runs = label_families(_with_knobs(runs), by)
     runs["energy_decrease_percent"] = _decrease_percent(runs)
     empty_is_zero = lambda values: values if values.dtype == "object" else values.fillna(0)  # noqa: E731
@@ -84,6 +84,12 @@ def _with_parents(runs: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = {"method": methods, "setting_id": [setting for _, setting in found]}
     return runs.assign(**{key: pd.Series(values, runs.index, "object") for key, values in columns.items()})
+
+
+def _without_what_says_nothing(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table without columns that are only there where a run has a value, or where values differ."""
+    values = {column: runs[column.key].nunique() for column in COLUMNS if column.only}
+    return runs.drop(columns=[c.key for c, different in values.items() if different < (2 if c.only == VARIES else 1)])
 
 
 def _with_knobs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,18 +1,24 @@
 """The config group ``hardware``: price lists. Every price has its unit in its name and a line in ``source``.
 
-A schema for each rule of energy/rules/, under the rule's name in SCHEMAS. Nobody asks which schema a hardware has: what
+A schema for each rule of energy/rules/, under the rule's name in SCHEMAS. A key that comes when there are runs already
+is marked ``later``: they keep their ids (config/identity.py). Nobody asks which schema a hardware has: what
 all have is in HardwareConfig, everything else is the rule's.
 """
 
-from dataclasses import Field, dataclass, field
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, replace
+from itertools import product
+from typing import Any, ClassVar, Protocol, cast
 
-from eat_runner.config.checks import above, at_least, one_of
+from eat_runner.config.checks import above, at_least, between, one_of
 from eat_runner.errors import UserError
 
 INPLACE = ("as_built", "all", "none")
 FORMATS = ("auto", "bitmask", "run_length", "dense")
 SKIPS = ("input", "both", "none")
+RUN_BITS = 5  # run-length coding of zeros as in Eyeriss (JSSC 2017): a 5-bit run before each value
+MAX_RANGES = 6  # 64 price lists
+PUBLISHED_BITS = 32  # of every value, in the published simulator
 
 
 class HardwareConfig(Protocol):
@@ -20,7 +26,8 @@ class HardwareConfig(Protocol):
 
     rule: the key of RULES that prices counts with it. batch_size, threshold: what the counts must have been metered
     with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
-    something.
+    something. ranges: by key of a price, [low, high], what its source says it may be (``corners``); they determine no
+    result.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -41,9 +48,15 @@ class HardwareConfig(Protocol):
     def note(self) -> str: ...
     @property
     def source(self) -> dict[str, str]: ...
+    @property
+    def ranges(self) -> dict[str, Any]: ...
 
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
+        ...
+
+    def check_bits(self, bits: int) -> None:
+        """Raise UserError where layers whose weights have so many bits have no price. 0: the hardware's own width."""
         ...
 
 
@@ -69,6 +82,7 @@ class PublishedHardware:
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
+    ranges: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def relative(self) -> bool:
@@ -83,6 +97,23 @@ class PublishedHardware:
         at_least("hardware.bn_statistics_repeats", self.bn_statistics_repeats, 0)
         if self.dram_pj_per_value + self.multiply_pj <= 0:
             raise UserError("hardware: at least one price must be above 0")
+        _check_ranges(self)
+
+    def check_bits(self, bits: int) -> None:
+        if bits not in (0, PUBLISHED_BITS):
+            raise UserError(
+                f"hardware {self.name} prices {PUBLISHED_BITS}-bit values, not {bits} bits: use hardware with rule: "
+                "fused"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class OperationPrices:
+    """Of one operation: a multiplication, adding its product to a sum, any other addition."""
+
+    multiply_pj: float
+    accumulate_pj: float
+    add_pj: float
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,9 +123,14 @@ class FusedHardware:
     bits, accumulator_bits: width of values and of sums. input_bits: width of the input image in DRAM.
     buffer_bits: size of the on-chip buffer; a tensor lives there when it fits dense, else in DRAM.
     register_pj_per_mac: register traffic of one multiply-accumulate. activation_pj: one activation other than ReLU.
-    weight_reuse: images that share one fetch of the weights. format: how tensors are stored. skip: which MACs are left
-    out: those with a zero input, those with either operand zero, none. relative: prices are relative to one MAC, so
-    only ratios mean something.
+    weight_reuse: images that share one fetch of the weights. weight_buffer_bits: size of an on-chip memory for weights;
+    a network whose weights fit there as they are stored, biases included, is fetched once, and its weights cost the
+    buffer's price alone; 0: there is none.
+    format: how tensors are stored. run_bits: widths of a run of zeros that run lengths may be coded with, of which each
+    tensor takes the best. skip: which MACs are left out: those with a zero input, those with either operand zero, none.
+    relative: prices are relative to one MAC, so only ratios mean something.
+    mac_pj_by_bits: prices of operations of layers whose weights have another width, by that width. A layer in a width
+    without prices is refused.
     """
 
     name: str = "fused"
@@ -108,16 +144,29 @@ class FusedHardware:
     multiply_pj: float = 0.0
     accumulate_pj: float = 0.0
     add_pj: float = 0.0
+    mac_pj_by_bits: dict[int, OperationPrices] = field(
+        default_factory=dict[int, OperationPrices], metadata={"later": True}
+    )
     register_pj_per_mac: float = 0.0
     activation_pj: float = 0.0
     weight_reuse: int = 1
+    weight_buffer_bits: int = field(default=0, metadata={"later": True})
     format: str = "auto"
+    run_bits: list[int] = field(default_factory=lambda: [RUN_BITS], metadata={"later": True})
     skip: str = "both"
     relative: bool = False
     batch_size: int | None = None
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
+    ranges: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        read: Mapping[Any, Any] = self.mac_pj_by_bits  # from JSON: texts as keys, plain values
+        self.mac_pj_by_bits = {
+            int(bits): OperationPrices(**prices) if isinstance(prices, dict) else prices
+            for bits, prices in read.items()
+        }
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["fused"])
@@ -130,8 +179,64 @@ class FusedHardware:
         if self.multiply_pj + self.accumulate_pj + self.dram_pj_per_bit <= 0:
             raise UserError("hardware: at least one price must be above 0")
         above("hardware.weight_reuse", self.weight_reuse, 0)
+        at_least("hardware.weight_buffer_bits", self.weight_buffer_bits, 0)
         one_of("hardware.format", self.format, FORMATS)
         one_of("hardware.skip", self.skip, SKIPS)
+        if not self.run_bits or len(set(self.run_bits)) < len(self.run_bits):
+            raise UserError(f"hardware.run_bits={self.run_bits} must be a list of widths, each of them once: [5]")
+        for bits in self.run_bits:
+            between("hardware.run_bits", bits, 1, 32)
+        self._check_widths()
+        _check_ranges(self)
+
+    def _check_widths(self) -> None:
+        for bits, prices in self.mac_pj_by_bits.items():
+            above("hardware.mac_pj_by_bits: bits", bits, 0)
+            if bits == self.bits:
+                raise UserError(
+                    f"hardware.mac_pj_by_bits.{bits}: {bits} bits is the hardware's own width: change "
+                    "hardware.multiply_pj, hardware.accumulate_pj, hardware.add_pj instead"
+                )
+            for key, price in asdict(prices).items():
+                at_least(f"hardware.mac_pj_by_bits.{bits}.{key}", price, 0)
+
+    def check_bits(self, bits: int) -> None:
+        known = [self.bits, *self.mac_pj_by_bits]
+        if bits not in (0, *known):
+            raise UserError(
+                f"hardware {self.name} has no price for layers of {bits}-bit weights: choose one of "
+                f"{', '.join(map(str, known))} bits, or add hardware.mac_pj_by_bits.{bits}"
+            )
+
+    def operations(self, bits: int) -> OperationPrices:
+        """What a layer's operations cost whose weights have so many bits, 0: the hardware's own. Raises UserError where
+        they have no prices."""
+        self.check_bits(bits)
+        own = OperationPrices(multiply_pj=self.multiply_pj, accumulate_pj=self.accumulate_pj, add_pj=self.add_pj)
+        return self.mac_pj_by_bits.get(bits, own)
+
+
+def _check_ranges(hardware: HardwareConfig) -> None:
+    prices = {key: value for key, value in asdict(hardware).items() if "_pj" in key and isinstance(value, int | float)}
+    for key, ends in hardware.ranges.items():
+        one_of("hardware.ranges", key, prices)
+        if not isinstance(ends, list) or [type(end) in (int, float) for end in cast(list[Any], ends)] != [True, True]:
+            raise UserError(f"hardware.ranges.{key}={ends} must be two prices, [low, high]")
+        at_least(f"hardware.ranges.{key}: low", ends[0], 0)
+        at_least(f"hardware.ranges.{key}: high", ends[1], ends[0])
+        if not ends[0] <= prices[key] <= ends[1]:
+            raise UserError(
+                f"hardware.{key}={prices[key]:g} is not in its range, hardware.ranges.{key}=[{ends[0]:g},{ends[1]:g}]: "
+                "change both"
+            )
+    if len(hardware.ranges) > MAX_RANGES:
+        raise UserError(f"hardware.ranges has {len(hardware.ranges)} prices: at most {MAX_RANGES} can be ranges")
+
+
+def corners(hardware: HardwareConfig) -> list[HardwareConfig]:
+    """The hardware at every combination of the ends of its ranges, low ends first; nothing without ranges."""
+    at_ends = [dict(zip(hardware.ranges, prices, strict=True)) for prices in product(*hardware.ranges.values())]
+    return [cast(HardwareConfig, replace(cast(Any, hardware), **prices)) for prices in at_ends if prices]
 
 
 SCHEMAS: dict[str, type[HardwareConfig]] = {

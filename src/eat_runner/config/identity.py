@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from eat_runner.config.groups import GROUPS
+from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.root import ExperimentConfig, is_baseline
 from eat_runner.config.schedule import ScheduleConfig
 
 # what names a price list and says where its prices come from
-NOT_PRICES = frozenset({"name", "process_nm", "note", "source"})
+NOT_PRICES = frozenset({"name", "process_nm", "note", "source", "ranges"})
+BY_BITS = "mac_pj_by_bits"  # prices that only a run with layers of these widths reads
 # root keys that an experiment varies within a family, beside the groups that it varies
 BUDGETS = ("budget", "budget_uj")
 VARIED_KEYS = frozenset({"lambda", "seed", *BUDGETS})
@@ -46,7 +48,7 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     chosen |= config.chosen_methods
     values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
     if config.reads_hardware:
-        values["hardware"] = {key: value for key, value in asdict(config.hardware).items() if key not in NOT_PRICES}
+        values["hardware"] = _prices(config.hardware, config.widths)
     values |= {key: limit for key in BUDGETS if (limit := getattr(config, key)) is not None}
     values |= {"lambda": config.lambda_, "seed": config.seed, "data": data_fingerprint}
     if start.parent is not None:
@@ -54,6 +56,17 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     elif start.file_hash is not None:
         values["init"] = start.file_hash
     return values
+
+
+def _prices(hardware: HardwareConfig, widths: Collection[int]) -> dict[str, Any]:
+    """The prices that can have a part in a run with layers of these widths. Keys marked ``later`` came when there were
+    runs already: they are left out at their defaults."""
+    values, default = asdict(hardware), asdict(type(hardware)())
+    if BY_BITS in values:
+        values[BY_BITS] = {str(bits): prices for bits, prices in values[BY_BITS].items() if bits in widths}
+    later = {f.name for f in fields(hardware) if f.metadata.get("later")}
+    left_out = NOT_PRICES | {key for key in later if values[key] == default[key]}
+    return {key: value for key, value in values.items() if key not in left_out}
 
 
 def _differing(chosen: Any, ignored: frozenset[str]) -> dict[str, Any]:

@@ -27,6 +27,11 @@ class MethodConfig:
         set."""
         return self
 
+    @property
+    def widths(self) -> frozenset[int]:
+        """The widths, in bits, that the method gives weights, where the hardware needs prices for them."""
+        return frozenset()
+
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
 

@@ -114,6 +114,8 @@ class ExperimentConfig:
                     f"meter.{key}={given:g} does not fit hardware={hardware.name}, which prices counts made with "
                     f"{wanted:g}: leave meter.{key} as it is or choose other hardware"
                 )
+        for bits in sorted(self.widths):
+            hardware.check_bits(bits)
 
     def _check_budget(self) -> None:
         """What cannot be a budget. Whether it can be met is known once the network is there (run/build.py)."""
@@ -150,6 +152,11 @@ class ExperimentConfig:
     @property
     def chosen_methods(self) -> dict[str, MethodConfig]:
         return {name: method for name, method in self.methods.items() if method.is_chosen}
+
+    @property
+    def widths(self) -> frozenset[int]:
+        """The widths, in bits, that methods give weights."""
+        return frozenset(bits for method in self.chosen_methods.values() for bits in method.widths)
 
     @property
     def is_penalised(self) -> bool:

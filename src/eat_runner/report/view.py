@@ -14,7 +14,7 @@ from eat_runner.analysis.equal_accuracy import SIMPLE as SIMPLE_METHODS
 from eat_runner.analysis.layers import LayerPanel
 from eat_runner.analysis.pareto import Axes, Front, rule
 from eat_runner.analysis.table import is_priced
-from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.hardware import HardwareConfig, corners
 from eat_runner.errors import printable
 
 SUMMARY, PARETO, LAYERS = "summary.csv", "pareto.csv", "layer_comparison.csv"
@@ -25,6 +25,7 @@ EQUAL_RULE = (
     "at equal accuracy: E/E_ST is each seed's energy beside the reference's of the same seed, E/E_simple beside that "
     f"of the better of {' and '.join(SIMPLE_METHODS)}; [ ]: {CONFIDENCE:.0%} bootstrap over the test images"
 )
+ON_CHIP = "weights_on_chip"
 RULE_IN_SHORT = {
     "validation": "selected on the validation split",
     "paper": "selected on the test split (the paper's rule)",
@@ -85,7 +86,7 @@ class Report:
 
     @property
     def families(self) -> list[Family]:
-        return [family(front, self.equal[self.equal["family"] == front.family]) for front in self.fronts]
+        return [family(front, self.hardware, self.equal[self.equal["family"] == front.family]) for front in self.fronts]
 
     @property
     def facts(self) -> list[str]:
@@ -140,11 +141,11 @@ def missing(runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def family(front: Front, equal: pd.DataFrame) -> Family:
+def family(front: Front, hardware: HardwareConfig, equal: pd.DataFrame) -> Family:
     """equal: of this family alone."""
-    facts = [*filter(None, [reference_line(front)]), hypervolume_line(front)]
+    facts = [reference_line(front), hypervolume_line(front), on_chip_line(front), ranges_line(front, hardware)]
     tables = [equal_table(front, int(points), rows) for points, rows in equal.groupby("allowance")]
-    return Family(settings_table(front), front.remarks, facts, tables)
+    return Family(settings_table(front), front.remarks, [*filter(None, facts)], tables)
 
 
 def reference_line(front: Front) -> str:
@@ -162,6 +163,31 @@ def hypervolume_line(front: Front) -> str:
     unskipped = "" if front.axes.of_one_network else f", what {who} needs without zero-skipping"
     against = f"against {y.in_words.format(0)} at {x.in_words.format(f'{front.worst:.5g}')}{unskipped}"
     return f"hypervolume {front.hypervolume:.4f}{x.unit} ({against})"
+
+
+def on_chip_line(front: Front) -> str:
+    """How many settings have their weights on chip; empty where the hardware has no memory for them."""
+    if ON_CHIP not in front.settings.columns:
+        return ""
+    there = int((front.settings[ON_CHIP] == 1).sum())
+    return (
+        f"weights stay on chip in {there} of {len(front.settings)} settings: as stored, they fit the memory for weights"
+    )
+
+
+def ranges_line(front: Front, hardware: HardwareConfig) -> str:
+    """Whether the selected setting stays selected wherever in their ranges the prices are; empty without ranges."""
+    if front.selected is None or not front.selected_at_corners:
+        return ""
+    ranges = ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in hardware.ranges.items())
+    ends = corners(hardware)
+    others = [i for i, setting in enumerate(front.selected_at_corners) if setting != front.selected]
+    if not others:
+        return f"stays selected at {'both' if len(ends) == 2 else f'all {len(ends)}'} ends of {ranges}"
+    where = ", ".join(f"{key}={getattr(ends[others[0]], key):g}" for key in hardware.ranges)
+    other = front.selected_at_corners[others[0]]
+    name = "nothing" if other is None else front.settings.at[other, "name"]
+    return f"does not stay selected at {len(others)} of {len(ends)} ends of {ranges}: at {where} it is {name}"
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -210,7 +236,12 @@ def _marks(setting: Mapping[str, Any], front: Front, several_baselines: bool) ->
         "front": setting["on_front"],
         "selected": setting["selected"],
     }
-    return " ".join(mark for mark, there in marks.items() if there)
+    there = [mark for mark, is_there in marks.items() if is_there]
+    share = setting.get(ON_CHIP, 0.0)
+    if share > 0:
+        seeds = f" ({round(share * setting['n'])} of {setting['n']} seeds)" if share < 1 else ""
+        there.append(f"weights on chip{seeds}")
+    return " ".join(there)
 
 
 def equal_table(front: Front, points: int, rows: pd.DataFrame) -> Table:

@@ -5,12 +5,20 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigKeyError
 
 from eat_runner.cli.help import choices
 from eat_runner.cli.hydra.compose import key_types, no_key
 from eat_runner.config.groups import GROUPS
 
-TYPE_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+TYPE_NAMES = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 EXTRAS = "joblib, submitit_local and slurm come with: pip install 'eat-runner[joblib,slurm]'"
 
 
@@ -21,6 +29,13 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: write key=value, and put quotes around values with special characters"
     text = str(error)
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError) and (given := re.match("Could not override '(.*)'", text)):
+        entry = cause.full_key or ""
+        if (
+            entry.startswith(f"{given[1]}.") and given[1] not in GROUPS
+        ):  # in a mapping of the configuration's own, which may grow
+            return f"{entry} is not there yet: write +{given[1]}=... to add it"
     for pattern, line in RULES:
         if match := re.search(pattern, text, re.DOTALL):
             return line(match)

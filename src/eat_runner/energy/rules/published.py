@@ -6,12 +6,10 @@ scale all computations. Only module calls are seen. Totals are those of batches.
 
 from typing import NamedTuple
 
-from eat_runner.config.hardware import PublishedHardware
+from eat_runner.config.hardware import PUBLISHED_BITS, PublishedHardware
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport, LayerEnergy, MarginalPrices, share
 from eat_runner.errors import UserError, one_line
-
-BITS = 32  # of every value
 
 
 class Published:
@@ -66,10 +64,10 @@ class Published:
 def _refuse_other_widths(counts: Counts, hardware: PublishedHardware) -> None:
     for row in counts.layers:
         for bits in (row.weight_bits, row.output_bits):
-            if bits not in (0, BITS):
+            if bits not in (0, PUBLISHED_BITS):
                 raise UserError(
-                    f"hardware {hardware.name} prices {BITS}-bit values, {one_line(row.name)} has {bits} bits: use "
-                    "hardware with rule: fused"
+                    f"hardware {hardware.name} prices {PUBLISHED_BITS}-bit values, {one_line(row.name)} has {bits} "
+                    "bits: use hardware with rule: fused"
                 )
 
 
