@@ -18,8 +18,8 @@ from eat_runner.energy.rules.base import share
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Trained
 
-SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # of a ReLU's positive outputs: the steps in which its threshold rises
-MEASUREMENTS = 8  # of the network, for each ReLU, at most
+SHARES = (0.25, 0.5, 0.75, 0.9)  # of a ReLU's positive outputs: the steps in which its threshold rises
+MEASUREMENTS = 5  # of the network, for each ReLU, at most
 SAMPLED = 10_000  # positive outputs of a call, at most, that thresholds are taken from
 
 
