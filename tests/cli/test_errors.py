@@ -14,7 +14,7 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
-    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, loggers, recipe, experiment"
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, thresholds, loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -196,6 +196,19 @@ BAD: dict[str, str] = {
     "half of the weights: use element",
     "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: energy, magnitude, none",
     "pruning.density=0.5": "pruning is not chosen, so its keys mean nothing: leave them out, or write pruning=NAME",
+    "thresholds.allow=-1": f"thresholds.allow=-1 {ABOVE_0}",
+    "thresholds.allow=nan": f"thresholds.allow=nan {ABOVE_0}",
+    "thresholds.allow=inf": f"thresholds.allow=inf {ABOVE_0}",
+    "thresholds.allow=101": "thresholds.allow=101 is out of range: it must be between 0 and 100",
+    "thresholds.allow=half": "thresholds.allow=half is of the wrong type: thresholds.allow is a number",
+    "thresholds=fatrelu thresholds.allow=0": f"thresholds.allow=0 {ABOVE_0}",
+    "thresholds=none thresholds.allow=0.5": "thresholds is not chosen, so its keys mean nothing: leave them out, or "
+    "write thresholds=NAME",
+    "-m thresholds.allow=0,1,200": "thresholds.allow=200 is out of range: it must be between 0 and 100",
+    "thresholds=fatreul": "thresholds=fatreul is unknown: did you mean thresholds=fatrelu? All: auto, fatrelu, none",
+    "thresholds.allw=1": "thresholds.allw is no key: did you mean thresholds.allow?",
+    "thresholds.allow=1 hardware=fused_45nm hardware.format=dense hardware.skip=none": "thresholds save nothing on "
+    "hardware=fused_45nm, where a zero costs as much as any value: choose other hardware, or leave thresholds out",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",

@@ -28,6 +28,7 @@ class HardwareConfig(Protocol):
     with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
     something. ranges: by key of a price, [low, high], what its source says it may be (``corners``); they determine no
     result.
+    skips_zeros: whether a zero among the activations can save anything.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -44,6 +45,8 @@ class HardwareConfig(Protocol):
     def threshold(self) -> float: ...
     @property
     def relative(self) -> bool: ...
+    @property
+    def skips_zeros(self) -> bool: ...
     @property
     def note(self) -> str: ...
     @property
@@ -88,6 +91,10 @@ class PublishedHardware:
     def relative(self) -> bool:
         """Its prices are in pJ."""
         return False
+
+    @property
+    def skips_zeros(self) -> bool:
+        return True
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["published"])
@@ -167,6 +174,10 @@ class FusedHardware:
             int(bits): OperationPrices(**prices) if isinstance(prices, dict) else prices
             for bits, prices in read.items()
         }
+
+    @property
+    def skips_zeros(self) -> bool:
+        return self.format != "dense" or self.skip != "none"
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["fused"])

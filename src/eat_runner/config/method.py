@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
+from eat_runner.config.hardware import HardwareConfig
+
 NONE = "none"
 
 
@@ -37,3 +39,6 @@ class MethodConfig:
 
     def check_under_budget(self) -> None:
         """Raise UserError where a value does not go with an energy budget."""
+
+    def check_hardware(self, hardware: HardwareConfig) -> None:
+        """Raise UserError where the method, which is chosen, can do nothing for that hardware."""

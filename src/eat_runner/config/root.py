@@ -86,6 +86,8 @@ class ExperimentConfig:
         groups = (self.group(name) for name, group in GROUPS.items() if not group.method and name != "loggers")
         for group in (*groups, *self.methods.values(), *self.loggers.values()):
             group.check()
+        for method in self.chosen_methods.values():
+            method.check_hardware(self.hardware)
         at_least("lambda", self.lambda_, 0.0)
         between("seed", self.seed, 0, 2**31 - 1)
         between("threads", self.threads, 1, 1024)

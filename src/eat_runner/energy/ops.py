@@ -137,7 +137,7 @@ def _adaptive_pool(kind: Kind) -> Handler:
 
 
 def _activation(call: Call) -> Op:
-    free = call.op.lower().rstrip("_") in {"relu", "relu6"}
+    free = call.op.lower().rstrip("_") in {"relu", "relu6", "fatrelu"}
     return Op(Kind.RELU if free else Kind.ACTIVATION)
 
 

@@ -15,10 +15,12 @@ from eat_runner.energy.budget import Budget
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method
 from eat_runner.methods.pruning import Pruning
+from eat_runner.methods.thresholds import Thresholds
 
 # By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact.
 METHODS: dict[str, type[Method]] = {
     "pruning": Pruning,
+    "thresholds": Thresholds,
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -32,12 +32,16 @@ class Trained:
     """A network after its training, for the stage in which methods change it once more.
 
     accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
-    on the first training images, unaugmented.
+    on the first training images, unaugmented. split, images: name and size of what ``accuracy`` is of.
+    report: says in a few words how far a long stage is; it does not come back where somebody wants to stop.
     """
 
     model: nn.Module
     accuracy: Callable[[], float]
     count: Callable[[], Counts]
+    split: str
+    images: int
+    report: Callable[[str], None] = field(default=lambda figures: None)
 
 
 class Method:

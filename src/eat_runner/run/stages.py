@@ -71,7 +71,13 @@ def train(work: Work) -> None:
 def change(work: Work) -> None:
     """What methods do to the trained network, in the order of METHODS: fold and quantise, thresholds, compact."""
     work.changed = bool(work.experiment.methods)
-    work.trainer.change()
+
+    def report(figures: str) -> None:
+        if work.stop():
+            raise _interrupted(work)
+        work.loggers.step(work.trainer.steps_done, figures)
+
+    work.trainer.change(report)
 
 
 def measure(work: Work) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eat_runner.config import ExperimentConfig, TrainerConfig
 from eat_runner.config.hardware import PublishedHardware
-from eat_runner.data import Dataset
+from eat_runner.data import Dataset, ImageSet
 from eat_runner.data.batches import steps_per_epoch, training_batches
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
@@ -27,7 +27,7 @@ from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
 from eat_runner.train.ascent import Ascent
-from eat_runner.train.evaluate import LOOK, LOOKED_AT, VALIDATION, Evaluation, evaluate, pixels_of
+from eat_runner.train.evaluate import LOOK, LOOKED_AT, TRAIN, VALIDATION, Evaluation, evaluate, pixels_of
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
 from eat_runner.train.step import Step
@@ -148,10 +148,12 @@ class Trainer:
         self.sums.copy_(state["sums"])
         self.history = [EpochRow(**row) for row in state["history"]]
 
-    def change(self) -> None:
-        """The stage after the training: each method changes the network once more. None of its looks counts then."""
+    def change(self, report: Callable[[str], None] = lambda figures: None) -> None:
+        """The stage after the training: each method changes the network once more. None of its looks counts then.
+        report: as in ``Trained``."""
+        split = VALIDATION if len(self.dataset.validation) else TRAIN
         for method in self.methods.values():
-            method.after_training(Trained(self.model, self._accuracy, self.look))
+            method.after_training(Trained(self.model, self._accuracy, self.look, split, len(self._judged), report))
         if self.methods:
             self.validation = None
 
@@ -161,8 +163,12 @@ class Trainer:
         return evaluate(self.model, images, self.pixels, self.config.meter, LOOK, floor=False).counts
 
     def _accuracy(self) -> float:
-        images = self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
-        return evaluate(self.model, images, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+        return evaluate(self.model, self._judged, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+
+    @property
+    def _judged(self) -> ImageSet:
+        """The validation split, or some training images where none was cut."""
+        return self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
 
     # --- parts of a training ---------------------------------------------------------------------------------------
 
@@ -270,8 +276,7 @@ class Trainer:
         At the end of training this is the validation split's measurement too, with its floor batch.
         """
         split, meter = self.dataset.validation, self.config.meter
-        images = split if len(split) else self.dataset.train.first(LOOKED_AT)
-        found = evaluate(self.model, images, self.pixels, meter, VALIDATION, floor=ends)
+        found = evaluate(self.model, self._judged, self.pixels, meter, VALIDATION, floor=ends)
         if len(split):
             row = replace(row, validation_loss=found.loss, validation_accuracy=found.accuracy)
             self.validation = found if ends else None

@@ -86,8 +86,10 @@ def no_key(key: str) -> str:
 
 
 def _unwritten() -> dict[str, str]:
-    """The groups that config.yaml need not name, each with what is chosen where nobody chooses."""
-    return dict.fromkeys(method_groups(), NONE) | dict.fromkeys(default_others(), DEFAULT)
+    """The groups that config.yaml need not name, each with what is chosen where nobody chooses: of a method what its
+    schema has, which is ``none`` unless its keys choose it too."""
+    methods = {group: str(schema.__dataclass_fields__["name"].default) for group, schema in method_groups().items()}
+    return methods | dict.fromkeys(default_others(), DEFAULT)
 
 
 def root_schema() -> DictConfig:
@@ -121,6 +123,8 @@ def register() -> None:
         for name, schema in GROUPS[group].schemas.items():
             node = {name: schema} if group == LOGGERS else schema
             store.store(group=group, name=f"base_{name}", node=node)
+    for group, schema in method_groups().items():
+        store.store(group=group, name=NONE, node=schema(name=NONE))
     for group, name in _unwritten().items():
         store.store(group=group, name=name, node=next(iter(GROUPS[group].schemas.values())))
     store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
