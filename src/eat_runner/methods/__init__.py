@@ -13,11 +13,13 @@ from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method
+from eat_runner.methods.compact import Compact
 from eat_runner.methods.pruning import Pruning
 
 # By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact.
 METHODS: dict[str, type[Method]] = {
     "pruning": Pruning,
+    "compact": Compact,
 }
 
 

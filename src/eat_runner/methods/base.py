@@ -1,11 +1,11 @@
 """What a method is to the training: hooks, all of which do nothing here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
@@ -31,12 +31,15 @@ class Trained:
     """A network after its training, for the stage in which methods change it once more.
 
     accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
-    on the first training images, unaugmented.
+    on the first training images, unaugmented. images, validation: these training images, and what ``accuracy`` looks
+    at, in batches as the network takes them.
     """
 
     model: nn.Module
     accuracy: Callable[[], float]
     count: Callable[[], Counts]
+    images: Callable[[], Iterable[Tensor]]
+    validation: Callable[[], Iterable[Tensor]]
 
 
 class Method:
