@@ -14,7 +14,7 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
-    "dataset, model, penalty, schedule, hardware, trainer, pruning, loggers, experiment"
+    "dataset, model, penalty, schedule, hardware, trainer, pruning, compact, loggers, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -127,6 +127,10 @@ BAD: dict[str, str] = {
     "together",
     "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: energy, magnitude, none",
     "pruning.density=0.5": "pruning is not chosen, so its keys mean nothing: leave them out, or write pruning=NAME",
+    "compact=dead": "compact=dead is unknown: choose one of exact, fired, none",
+    "compact=exat": "compact=exat is unknown: did you mean compact=exact? All: exact, fired, none",
+    "compact=fired compact.name=dead": "compact.name=dead is unknown: choose one of exact, fired, none",
+    "compact=exact compact.allow=1": "compact.allow is no key: choose among compact.name",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",

@@ -100,20 +100,15 @@ class Flow:
 
         A channel has to where a layer reads it with a weight that is not zero, for an output that has to stay, unless
         it is constant and the layer can take that up into its bias. It stays or goes wherever it is the same channel:
-        before and behind a batch norm, in all that are added up. One of each tensor stays in any case.
+        before and behind a batch norm, in all that are added up.
         """
         masks = {
             root: torch.zeros(self.channels(root), dtype=torch.bool) for root in set(map(self._root, self._parent))
         }
         for call in self._pinned:
             masks[self._root(call)][:] = True
-        while True:
-            self._spread(masks)
-            empty = [mask for mask in masks.values() if not mask.any()]
-            if not empty:
-                return {call: masks[self._root(call)] for call in self._parent}
-            for mask in empty:
-                mask[0] = True
+        self._spread(masks)
+        return {call: masks[self._root(call)] for call in self._parent}
 
     def weight(self, call: Call) -> Tensor:
         """Of a layer, (outputs, input channels, everything else), float64."""
@@ -154,6 +149,7 @@ class Flow:
         module, inputs = call.module, call.inputs
         if not inputs or any(x.dim() not in {2, 4} for x in (*inputs, call.output)):
             return Role.OPAQUE
+        first = inputs[0]
         if any(x.shape[1] != self._features[made_by] for x, made_by in zip(inputs, call.producers, strict=True)):
             return Role.OPAQUE
         if module is None and not isinstance(next(iter(call.args), None), Tensor):
@@ -170,7 +166,7 @@ class Flow:
             return Role.NORM if self._is_plain_norm(module) and blocks == {1} else Role.OPAQUE
         if call.is_activation and same_shape and _is_same_for_all_channels(module):
             return Role.ELEMENTWISE
-        if call.op in POOLS and call.output.shape[:2] == inputs[0].shape[:2]:
+        if call.op in POOLS and call.output.shape[:2] == first.shape[:2]:
             return Role.POOL
         if call.op in PASSES and same_shape:
             return Role.PASS

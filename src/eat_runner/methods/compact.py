@@ -76,8 +76,7 @@ class Compact(Method):
             _replace(model, path, children, Shift(channels.get(f"{path}.{SHIFT}", [1])[0]))
         for name, (inputs, outputs, biased) in channels.items():
             layer = model.get_submodule(name)
-            assert isinstance(layer, WITH_CHANNELS)
-            if biased and layer.bias is None:
+            if biased and getattr(layer, "bias", None) is None:
                 _add_bias(layer)
             _resize(layer, torch.arange(outputs), torch.arange(inputs))
 
@@ -105,18 +104,33 @@ def take_out(model: nn.Module, x_nchw: Tensor, silent: Silent = lambda model: {}
 def _shrink(flow: Flow) -> bool:
     """Take out the channels that nobody needs; whether there were any."""
     needed = flow.needed()
-    if all(mask.all() for mask in needed.values()):
+    # a layer without any outputs is none: one stays, which nobody reads
+    kept = {call: mask if mask.any() else torch.arange(len(mask)) == 0 for call, mask in needed.items()}
+    if all(mask.all() for mask in kept.values()):
         return False
-    layers = [call for call in flow.calls if flow.roles[call.index] is Role.LAYER]
-    for call in layers:
-        _fold(flow, call, flow.folded(call, ~needed[call.producers[0]]) * needed[call.index])
+    for call in flow.calls:
+        if flow.roles[call.index] is Role.LAYER:
+            inputs, outputs = needed[call.producers[0]], needed[call.index]
+            _fold(flow, call, flow.folded(call, ~inputs) * outputs)
+            _leave(call, outputs[:, None] & _features(flow, call, inputs))
     for call in flow.calls:
         if flow.roles[call.index] in {Role.LAYER, Role.NORM}:
-            assert isinstance(call.module, WITH_CHANNELS)
-            pixels = call.inputs[0].shape[1] // flow.channels(call.producers[0])
-            inputs = needed[call.producers[0]].repeat_interleave(pixels)
-            _resize(call.module, needed[call.index].nonzero()[:, 0], inputs.nonzero()[:, 0])
+            inputs = _features(flow, call, kept[call.producers[0]])
+            _resize(call.module, kept[call.index].nonzero()[:, 0], inputs.nonzero()[:, 0])
     return True
+
+
+def _features(flow: Flow, call: Call, mask: Tensor) -> Tensor:
+    """From the channels of what a call reads to the features: the pixels of a flattened channel."""
+    return mask.repeat_interleave(call.inputs[0].shape[1] // flow.channels(call.producers[0]))
+
+
+def _leave(call: Call, mask: Tensor) -> None:
+    """Only these weights (outputs, inputs) of a layer."""
+    assert isinstance(call.module, nn.Conv2d | nn.Linear)
+    weight = call.module.weight
+    with torch.no_grad():
+        weight.mul_(mask.view(*mask.shape, *[1] * (weight.dim() - 2)).to(weight.device))
 
 
 def _fold(flow: Flow, call: Call, shift: Tensor) -> None:
@@ -146,8 +160,9 @@ def _add_bias(layer: nn.Module) -> None:
     layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), layer.weight.requires_grad)
 
 
-def _resize(layer: nn.Module, outputs: Tensor, inputs: Tensor) -> None:
+def _resize(layer: nn.Module | None, outputs: Tensor, inputs: Tensor) -> None:
     """Keep these outputs (a batch norm's channels) and inputs of a layer, by their numbers."""
+    assert isinstance(layer, WITH_CHANNELS)
     for name, value in [*layer.named_parameters(), *layer.named_buffers()]:
         if value.dim() == 0:
             continue
