@@ -511,6 +511,15 @@ def test_a_network_without_channels_between_two_layers_is_refused():
         method.on_build(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)))
 
 
+def test_a_network_with_hooks_is_refused_and_its_channels_stay():
+    net = with_constant(Net(), -0.7)
+    net.an.register_forward_hook(lambda module, inputs, output: output + 1.0)
+    with pytest.raises(UserError, match=r"^compact: something else changes what the network's layers compute"):
+        Compact(EXACT, PublishedHardware()).on_build(net)
+    small, _ = compacted(net, X)
+    assert shapes(small) == shapes(net)
+
+
 # --- runs
 
 

@@ -90,6 +90,11 @@ class ExperimentConfig:
         one_of("selection", self.selection, SELECTIONS)
         one_of("on_error", self.on_error, ON_ERROR)
         self._check_counts_fit()
+        if {"bits", "compact"} <= self.chosen_methods.keys():
+            raise UserError(
+                "compact takes no channels out of a network of integers: leave bits out, and make them in a run that "
+                "follows, init=RUN trainer.epochs=0"
+            )
         if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0\n"):
             raise UserError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'")
 

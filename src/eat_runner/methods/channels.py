@@ -22,7 +22,6 @@ PASSES = frozenset(
     )
 )
 ADDS = frozenset({"add", "add_", "iadd"})
-RELUS = frozenset({"ReLU", "relu", "relu_"})
 
 
 class Shift(nn.Module):
@@ -93,7 +92,8 @@ class Flow:
         """Whether its output surely has no value below 0."""
         while call != NETWORK_INPUT and self.roles[call] in {Role.POOL, Role.PASS, Role.FLATTEN}:
             call = self.calls[call].producers[0]
-        return call != NETWORK_INPUT and self.calls[call].op in RELUS
+        relu = self.calls[call] if call != NETWORK_INPUT else None
+        return relu is not None and (isinstance(relu.module, nn.ReLU) or relu.op in {"relu", "relu_"})
 
     def needed(self) -> dict[int, Tensor]:
         """For each call: which channels of its output have to stay (boolean).
@@ -145,7 +145,8 @@ class Flow:
                 self._parent[self._root(producer)] = i
 
     def _role(self, call: Call) -> Role:
-        """An operation that is not exactly one of those we know is OPAQUE, a subclass included."""
+        """An operation that is not exactly one of those we know is OPAQUE, such as a layer of a subclass, and one with
+        hooks, which may do anything."""
         module, inputs = call.module, call.inputs
         if not inputs or any(x.dim() not in {2, 4} for x in (*inputs, call.output)):
             return Role.OPAQUE
@@ -153,6 +154,8 @@ class Flow:
         if any(x.shape[1] != self._features[made_by] for x, made_by in zip(inputs, call.producers, strict=True)):
             return Role.OPAQUE
         if module is None and not isinstance(next(iter(call.args), None), Tensor):
+            return Role.OPAQUE
+        if module is not None and has_hooks(module):
             return Role.OPAQUE
         blocks = {self._block[producer] for producer in call.producers}
         same_shape = all(x.shape == call.output.shape for x in inputs)
@@ -185,8 +188,7 @@ class Flow:
     def _is_its_own(self, module: nn.Module) -> bool:
         """Whether nobody else uses its parameters, and it is called once."""
         parameters = list(module.parameters(recurse=False))
-        there = "weight" not in vars(module)  # as a plain attribute something else makes it, in front of each call
-        return there and self._times[module] == 1 and all(self._holders[id(p)] == 1 for p in parameters)
+        return self._times[module] == 1 and all(self._holders[id(p)] == 1 for p in parameters)
 
     # --- what is constant ------------------------------------------------------------------------------------------
 
@@ -250,6 +252,11 @@ def never_fired(model: nn.Module, batches: Sequence[Tensor]) -> dict[int, Tensor
         for x in batches:
             model(x.clone())
     return silent
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else has a hand in the module's calls: made weights, rounded outputs."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)  # pyright: ignore[reportPrivateUsage]
 
 
 def _is_exact(layer: nn.Module | None) -> bool:

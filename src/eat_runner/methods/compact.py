@@ -17,7 +17,7 @@ from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Trained
-from eat_runner.methods.channels import Flow, Role, Shift, never_fired
+from eat_runner.methods.channels import Flow, Role, Shift, has_hooks, never_fired
 from eat_runner.taps import NETWORK_INPUT, Call
 
 COMPARED = 32  # images whose outputs are compared in float64
@@ -41,6 +41,10 @@ class Compact(Method):
             raise UserError(
                 "compact: the network has no two convolutions without groups or linear layers, so no channels between "
                 "them: leave compact out"
+            )
+        if any(map(has_hooks, model.modules())):
+            raise UserError(
+                "compact: something else changes what the network's layers compute (bits): start from a run without it"
             )
 
     def after_training(self, trained: Trained) -> None:
