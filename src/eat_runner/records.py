@@ -85,6 +85,8 @@ class RunRecord:
     config: the resolved configuration under the command line's names. baseline_id: shared by a run and the standard
     training it is compared with. determinants: what the run id is a hash of. firing_rate: non-zeros / elements over the
     activation outputs on the validation split; firing_rate_test: on the test split.
+    budget: where the run had one: hardware, limit, limit_uj (None where prices are relative), share and met by the
+    validation split (the test split where none was cut), as shares of the dense energy of the network as it was built.
     energy: hardware name -> split -> ratio, floor, energy_uj_per_image, dense_uj_per_image, as priced when the run
     ended (reports price the counts again). uncounted: operations that the meter has no rule for.
     files: SHA-256 of the count files and of the weights; written by RunFolder.write_record.
@@ -117,6 +119,7 @@ class RunRecord:
     firing_rate: float | None = None
     firing_rate_test: float | None = None
     energy: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict[str, dict[str, dict[str, Any]]])
+    budget: dict[str, Any] | None = None
     uncounted: list[str] = field(default_factory=list[str])
     meter: dict[str, Any] = field(default_factory=dict[str, Any])
     preprocessing: dict[str, Any] = field(default_factory=dict[str, Any])

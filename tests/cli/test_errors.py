@@ -13,8 +13,8 @@ from eat_runner.cli import run
 
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
-    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
-    "dataset, model, penalty, schedule, hardware, trainer, pruning, compact, loggers, experiment"
+    "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, compact, loggers, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -125,6 +125,28 @@ BAD: dict[str, str] = {
     "pruning=magnitude pruning.ranking=local": "pruning.ranking=local is unknown: choose one of global, uniform, erk",
     "pruning=energy pruning.ranking=erk": "pruning.ranking=erk is for pruning=magnitude: prices rank all weights "
     "together",
+    "pruning=magnitude pruning.structure=row": "pruning.structure=row is unknown: choose one of element, channel, 2:4",
+    "pruning=magnitude pruning.structure=2:4 pruning.density=0.2": "pruning.density=0.2 does not fit "
+    "pruning.structure=2:4, which leaves 0.5",
+    "pruning=energy pruning.structure=2:4": "pruning=energy does not fit pruning.structure=2:4: two weights of four "
+    "stay, whatever they cost: choose pruning=magnitude",
+    "pruning=magnitude pruning.structure=2:4 pruning.ranking=erk": "pruning.ranking=erk does not fit "
+    "pruning.structure=2:4: leave it out",
+    "budget=0 pruning=energy": "budget=0 is out of range: it must be a finite number > 0",
+    "budget=-1 pruning=energy": "budget=-1 is out of range: it must be a finite number > 0",
+    "budget=nan pruning=energy": "budget=nan is out of range: it must be a finite number > 0",
+    "budget=20 pruning=energy": "budget=20 is out of range: it must be between 0 and 1",
+    "budget=half pruning=energy": "budget=half is of the wrong type: budget is a number",
+    "budget_uj=0 pruning=energy": "budget_uj=0 is out of range: it must be a finite number > 0",
+    "budget=0.2 budget_uj=3 pruning=energy": "budget=0.2 and budget_uj=3 say the same: leave one out",
+    "budget_uj=3 pruning=energy hardware=eyeriss_65nm": "budget_uj=3 needs prices in joules, those of "
+    "hardware=eyeriss_65nm are relative: use budget, a share of the dense energy",
+    "budget=0.2 lambda=0": "a budget needs what lowers energy: choose pruning=energy, another method, or a "
+    "penalty with lambda above 0",
+    "budget=0.2 pruning=energy pruning.density=0.1": "pruning.density=0.1 and a budget both say how much is left: "
+    "leave one of them out",
+    "budget=0.2 pruning=magnitude pruning.structure=2:4": "a budget does not fit pruning.structure=2:4, which leaves "
+    "half of the weights: use element",
     "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: energy, magnitude, none",
     "pruning.density=0.5": "pruning is not chosen, so its keys mean nothing: leave them out, or write pruning=NAME",
     "compact=dead": "compact=dead is unknown: choose one of exact, fired, none",

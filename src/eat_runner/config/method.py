@@ -1,6 +1,7 @@
 """What the config groups of methods have in common: a method changes a network beside its penalty."""
 
 from dataclasses import dataclass
+from typing import Self
 
 NONE = "none"
 
@@ -21,5 +22,13 @@ class MethodConfig:
         """Whether the prices of the hardware decide what the method does to the network."""
         return False
 
+    def settled(self, has_budget: bool) -> Self:
+        """With the values that follow from the rest of the configuration. has_budget: whether an energy budget is
+        set."""
+        return self
+
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
+
+    def check_under_budget(self) -> None:
+        """Raise UserError where a value does not go with an energy budget."""

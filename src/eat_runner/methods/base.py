@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import Counts
 
 
@@ -46,18 +47,23 @@ class Method:
     """One method of a run. A subclass overrides what it needs.
 
     config: of its group. hardware: the run's; a method that looks at its prices says so in ``reads_hardware`` of its
-    config, and they become a part of the run's identity. wants_look: whether the network is to be looked at for it,
-    before the training and after each epoch but the last.
+    config, and they become a part of the run's identity. budget: the run's, if it has one. wants_look: whether the
+    network is to be looked at for it, before the training and after each epoch but the last.
     """
 
     wants_look = False
 
-    def __init__(self, config: MethodConfig, hardware: HardwareConfig):
-        self.config, self.hardware = config, hardware
+    def __init__(self, config: MethodConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        self.config, self.hardware, self.budget = config, hardware, budget
 
     def on_build(self, model: nn.Module) -> None:
         """The network has its weights and no optimiser yet: modules may be replaced. UserError where the method does
         not fit it."""
+
+    def removable(self, counts: Counts) -> frozenset[str]:
+        """The layers, by name, whose weights it may bring to zero: what a budget is measured against. counts: of the
+        network before the training."""
+        return frozenset()
 
     def before_training(self, counts: Counts) -> None:
         """The first of the looks that ``after_epoch`` gets."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Trained
 from eat_runner.methods.channels import Flow, Role, Shift, has_hooks, never_fired
@@ -32,8 +33,8 @@ class Compact(Method):
     """Channels are taken out after the training. ``exact``: those that provably change no output; ``fired``: those that
     are zero on the first training images, too."""
 
-    def __init__(self, config: MethodConfig, hardware: HardwareConfig):
-        super().__init__(config, hardware)
+    def __init__(self, config: MethodConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        super().__init__(config, hardware, budget)
         self.done: dict[str, Any] = {}
 
     def on_build(self, model: nn.Module) -> None:

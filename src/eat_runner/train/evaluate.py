@@ -13,6 +13,9 @@ from eat_runner.energy.counts import Counts
 from eat_runner.energy.meter import measure
 from eat_runner.models import Network
 
+LOOKED_AT = 1000  # training images of a look, and those that stand in for a validation split in the firing rate
+LOOK, VALIDATION = "look", "validation"  # names of splits
+
 
 @dataclass(frozen=True)
 class Evaluation:

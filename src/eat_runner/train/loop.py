@@ -26,15 +26,13 @@ from eat_runner.methods.base import Method, Progress, Trained
 from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
-from eat_runner.train.evaluate import Evaluation, evaluate, pixels_of
+from eat_runner.train.evaluate import LOOK, LOOKED_AT, VALIDATION, Evaluation, evaluate, pixels_of
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
 from eat_runner.train.step import Step
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
 STEPS_BETWEEN_PENALTIES = 20  # whose value is taken for the record; its gradient is added in every step
-LOOKED_AT = 1000  # training images of a look, and those that stand in for a validation split in the firing rate
-LOOK, VALIDATION = "look", "validation"  # names of splits
 PUBLISHED = PublishedHardware()
 COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which compiling paid (docs/performance.md)
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -51,14 +52,18 @@ def root_keys() -> dict[str, str]:
 
 def key_types() -> dict[str, str]:
     """Every key that can be set, such as trainer.epochs, and the name of its type: root keys, then the groups'."""
-    default = ExperimentConfig()
-    types = {key: type(getattr(default, name)).__name__ for key, name in root_keys().items()}
-    types["init"] = "str"
+    types = {key: _type_of(ExperimentConfig, name)[0].__name__ for key, name in root_keys().items()}
     for group, described in GROUPS.items():
         for name, schema in described.schemas.items():
             path = f"{group}.{name}" if group == LOGGERS else group
-            types |= {f"{path}.{f.name}": getattr(f.type, "__name__", "int") for f in fields(schema)}
+            types |= {f"{path}.{f.name}": _type_of(schema, f.name)[0].__name__ for f in fields(schema)}
     return types
+
+
+def _type_of(schema: type[Any], name: str) -> tuple[type[Any], bool]:
+    """Of a field: its type, and whether it may also be None."""
+    hint = get_type_hints(schema)[name]
+    return next((kind for kind in get_args(hint) if kind is not NoneType), hint), NoneType in get_args(hint)
 
 
 def no_key(key: str) -> str:
@@ -95,14 +100,13 @@ def root_schema() -> DictConfig:
     nodes: dict[str, Any] = {
         "defaults": [*({group: name} for group, name in _unwritten().items()), "_self_"],
         "meter": type(default.meter),
-        "init": StringNode(default.init, is_optional=True),
         LAMBDA: FloatNode(None, is_optional=True),
         LOGGERS: DictConfig({}, key_type=str, element_type=LoggerConfig),
     }
     for key, name in root_keys().items():
         if key not in nodes:
-            value = getattr(default, name)
-            nodes[key] = NODES[type(value)](value, is_optional=False)
+            kind, optional = _type_of(ExperimentConfig, name)
+            nodes[key] = NODES[kind](getattr(default, name), is_optional=optional)
     return DictConfig(nodes)
 
 
