@@ -32,15 +32,15 @@ class Trained:
     """A network after its training, for the stage in which methods change it once more.
 
     accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
-    on the first training images, unaugmented. images, validation: these training images, and what ``accuracy`` looks
-    at, in batches as the network takes them.
+    on the first training images, unaugmented. looked_at, judged: the images of ``count``, and those of ``accuracy``,
+    in batches as the network takes them.
     """
 
     model: nn.Module
     accuracy: Callable[[], float]
     count: Callable[[], Counts]
-    images: Callable[[], Iterable[Tensor]]
-    validation: Callable[[], Iterable[Tensor]]
+    looked_at: Callable[[], Iterable[Tensor]]
+    judged: Callable[[], Iterable[Tensor]]
 
 
 class Method:

@@ -50,7 +50,7 @@ class Compact(Method):
 
     def after_training(self, trained: Trained) -> None:
         """Raises RuntimeError where outputs moved by more than rounding: a network that does what no call shows."""
-        model, images = trained.model, list(trained.images())
+        model, images = trained.model, list(trained.looked_at())
         some = images[0][:COMPARED]
         before, expected = _sizes(model), _outputs(model, some)
         replaced = take_out(model, some)
@@ -328,6 +328,6 @@ def _logits(model: nn.Module, trained: Trained) -> Tensor:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits = torch.cat([model(x) for x in trained.validation()])
+        logits = torch.cat([model(x) for x in trained.judged()])
     model.train(was_training)
     return logits

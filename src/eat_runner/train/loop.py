@@ -156,8 +156,8 @@ class Trainer:
             self.model,
             self._accuracy,
             self.look,
-            images=lambda: self._batches(self.dataset.train.first(LOOKED_AT)),
-            validation=lambda: self._batches(self._validated),
+            looked_at=lambda: self._batches(self.dataset.train.first(LOOKED_AT)),
+            judged=lambda: self._batches(self._judged),
         )
         for method in self.methods.values():
             method.after_training(trained)
@@ -170,10 +170,10 @@ class Trainer:
         return evaluate(self.model, images, self.pixels, self.config.meter, LOOK, floor=False).counts
 
     def _accuracy(self) -> float:
-        return evaluate(self.model, self._validated, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+        return evaluate(self.model, self._judged, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
 
     @property
-    def _validated(self) -> ImageSet:
+    def _judged(self) -> ImageSet:
         """The validation split, or some training images where none was cut."""
         return self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
 
@@ -287,8 +287,7 @@ class Trainer:
         At the end of training this is the validation split's measurement too, with its floor batch.
         """
         split, meter = self.dataset.validation, self.config.meter
-        images = split if len(split) else self.dataset.train.first(LOOKED_AT)
-        found = evaluate(self.model, images, self.pixels, meter, VALIDATION, floor=ends)
+        found = evaluate(self.model, self._judged, self.pixels, meter, VALIDATION, floor=ends)
         if len(split):
             row = replace(row, validation_loss=found.loss, validation_accuracy=found.accuracy)
             self.validation = found if ends else None
