@@ -14,7 +14,8 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
-    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, thresholds, loggers, recipe, experiment"
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, thresholds, compact, "
+    "loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -209,6 +210,10 @@ BAD: dict[str, str] = {
     "thresholds.allw=1": "thresholds.allw is no key: did you mean thresholds.allow?",
     "thresholds.allow=1 hardware=fused_45nm hardware.format=dense hardware.skip=none": "thresholds save nothing on "
     "hardware=fused_45nm, where a zero costs as much as any value: choose other hardware, or leave thresholds out",
+    "compact=dead": "compact=dead is unknown: choose one of exact, fired, none",
+    "compact=exat": "compact=exat is unknown: did you mean compact=exact? All: exact, fired, none",
+    "compact=fired compact.name=dead": "compact.name=dead is unknown: choose one of exact, fired, none",
+    "compact=exact compact.allow=1": "compact.allow is no key: choose among compact.name",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",

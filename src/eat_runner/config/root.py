@@ -95,6 +95,11 @@ class ExperimentConfig:
         one_of("selection", self.selection, SELECTIONS)
         one_of("on_error", self.on_error, ON_ERROR)
         self._check_counts_fit()
+        if {"bits", "compact"} <= self.chosen_methods.keys():
+            raise UserError(
+                "compact takes no channels out of a network of integers: leave bits out, and make them in a run that "
+                "follows, init=RUN trainer.epochs=0"
+            )
         self._check_budget()
         if self.schedule.target is not None and self.is_penalised and self.penalty.name != "l0":
             raise UserError(

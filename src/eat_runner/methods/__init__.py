@@ -14,6 +14,7 @@ from eat_runner.config.method import MethodConfig
 from eat_runner.energy.budget import Budget
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method
+from eat_runner.methods.compact import Compact
 from eat_runner.methods.pruning import Pruning
 from eat_runner.methods.thresholds import Thresholds
 
@@ -21,6 +22,7 @@ from eat_runner.methods.thresholds import Thresholds
 METHODS: dict[str, type[Method]] = {
     "pruning": Pruning,
     "thresholds": Thresholds,
+    "compact": Compact,
 }
 
 

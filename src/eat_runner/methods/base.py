@@ -1,11 +1,11 @@
 """What a method is to the training: hooks, all of which do nothing here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
@@ -32,7 +32,8 @@ class Trained:
     """A network after its training, for the stage in which methods change it once more.
 
     accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
-    on the first training images, unaugmented. split, images: name and size of what ``accuracy`` is of.
+    on the first training images, unaugmented. split, images: name and size of what ``accuracy`` is of. looked_at,
+    judged: the images of ``count``, and those of ``accuracy``, in batches as the network takes them.
     report: says in a few words how far a long stage is; it does not come back where somebody wants to stop.
     """
 
@@ -41,6 +42,8 @@ class Trained:
     count: Callable[[], Counts]
     split: str
     images: int
+    looked_at: Callable[[], Iterable[Tensor]] = field(default=tuple)
+    judged: Callable[[], Iterable[Tensor]] = field(default=tuple)
     report: Callable[[str], None] = field(default=lambda figures: None)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.thresholds import ThresholdsConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.rules import RULES
 from eat_runner.energy.rules.base import share
 from eat_runner.errors import UserError
@@ -109,8 +110,8 @@ class Thresholds(Method):
     """Chooses after the training. The network never loses more accuracy than allowed, nor gains energy: both are
     measured on the network that is kept, and it stays as it was where they do not hold."""
 
-    def __init__(self, config: ThresholdsConfig, hardware: HardwareConfig):
-        super().__init__(config, hardware)
+    def __init__(self, config: ThresholdsConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        super().__init__(config, hardware, budget)
         self.allow = config.allow
         self.done: dict[str, Any] = {"thresholds": {}}
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from eat_runner.config import ExperimentConfig, TrainerConfig
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.data import Dataset, ImageSet
-from eat_runner.data.batches import steps_per_epoch, training_batches
+from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.methods.base import Method, Progress, Trained
@@ -62,7 +62,6 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pixels = pixels_of(network, dataset, device)
         self.steps = steps_per_epoch(len(dataset.train), settings.batch_size)
-        self.parameters = sum(p.numel() for p in self.model.parameters())
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
@@ -75,6 +74,11 @@ class Trainer:
         self.history: list[EpochRow] = []
         self.seconds = 0.0
         self.validation: Evaluation | None = None  # of the trained network, once its last epoch was looked at
+
+    @property
+    def parameters(self) -> int:
+        """Of the network as it is: a method may have made it smaller."""
+        return sum(p.numel() for p in self.model.parameters())
 
     @property
     def diverged(self) -> bool:
@@ -151,9 +155,18 @@ class Trainer:
     def change(self, report: Callable[[str], None] = lambda figures: None) -> None:
         """The stage after the training: each method changes the network once more. None of its looks counts then.
         report: as in ``Trained``."""
-        split = VALIDATION if len(self.dataset.validation) else TRAIN
+        trained = Trained(
+            model=self.model,
+            accuracy=self._accuracy,
+            count=self.look,
+            split=VALIDATION if len(self.dataset.validation) else TRAIN,
+            images=len(self._judged),
+            looked_at=lambda: self._batches(self.dataset.train.first(LOOKED_AT)),
+            judged=lambda: self._batches(self._judged),
+            report=report,
+        )
         for method in self.methods.values():
-            method.after_training(Trained(self.model, self._accuracy, self.look, split, len(self._judged), report))
+            method.after_training(trained)
         if self.methods:
             self.validation = None
 
@@ -169,6 +182,12 @@ class Trainer:
     def _judged(self) -> ImageSet:
         """The validation split, or some training images where none was cut."""
         return self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
+
+    def _batches(self, images: ImageSet) -> Iterator[Tensor]:
+        """As the network takes them."""
+        pixels, size = self.pixels, self.config.meter.batch_size
+        batches = evaluation_batches(images, size, pixels.mean, pixels.std, pixels.device, pixels.channels)
+        return (x_nchw for x_nchw, _ in batches)
 
     # --- parts of a training ---------------------------------------------------------------------------------------
 
