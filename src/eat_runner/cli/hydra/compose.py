@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -63,7 +63,10 @@ def key_types() -> dict[str, str]:
 def _type_of(schema: type[Any], name: str) -> tuple[type[Any], bool]:
     """Of a field: its type, and whether it may also be None."""
     hint = get_type_hints(schema)[name]
-    return next((kind for kind in get_args(hint) if kind is not NoneType), hint), NoneType in get_args(hint)
+    inside = get_args(hint)
+    if NoneType not in inside:
+        return get_origin(hint) or hint, False
+    return next(kind for kind in inside if kind is not NoneType), True
 
 
 def no_key(key: str) -> str:
