@@ -140,6 +140,16 @@ def test_a_sweep_with_a_method_and_without_it(command: Command, experiment: Fake
 
 
 @pytest.mark.parametrize(
+    ("line", "runs"), [("thresholds=none,fatrelu thresholds.allow=0.5,1", 3), ("thresholds.allow=0,0.5,1", 3)]
+)
+def test_a_sweep_over_a_method_that_a_key_chooses(
+    line: str, runs: int, command: Command, experiment: FakeExperiment
+) -> None:
+    assert command(f"-m {line} lambda=0") == 0
+    assert len({path.name for path in Path("results/default").iterdir() if path.is_dir()}) == runs
+
+
+@pytest.mark.parametrize(
     ("written", "value"),
     [("0", 0.0), ("1", 1.0), ("1e-3", 0.001), (".5", 0.5), ("2.", 2.0), ("1E2", 100.0), ("+3", 3.0), ("'0.25'", 0.25)],
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,18 @@ OF_PRICES = {
 def test_runs_that_read_prices_keep_their_names(hardware: str, reader: str) -> None:
     config = compose_experiment([f"hardware={hardware}", f"{reader}=energy"])
     assert run_id(config, "0").endswith(f"-{OF_PRICES[hardware, reader]}")
+
+
+def test_keys_that_came_later_are_in_the_hash_where_they_say_something() -> None:
+    def prices(**changes: Any) -> dict[str, Any]:
+        hardware = FusedHardware(multiply_pj=1.0, **changes)
+        return determinants(ExperimentConfig(penalty=L0Config(weighting="energy"), hardware=hardware), DATA)["hardware"]
+
+    plain = prices()
+    assert not {"weight_buffer_bits", "run_bits", "mac_pj_by_bits", "ranges"} & set(plain)
+    assert prices(ranges={"multiply_pj": [0.5, 2.0]}) == plain
+    assert prices(weight_buffer_bits=8) == plain | {"weight_buffer_bits": 8}
+    assert prices(run_bits=[5, 8]) == plain | {"run_bits": [5, 8]}
 
 
 @dataclass(kw_only=True, slots=True)

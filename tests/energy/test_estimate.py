@@ -9,7 +9,7 @@ from eat_runner.config.hardware import FusedHardware, PublishedHardware
 from eat_runner.energy.counts import FLOOR_BATCH, BatchCounts, Counts, Kind, LayerCounts, with_consumers
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.rules.base import EnergyReport
-from eat_runner.energy.rules.fused import stored_bits
+from eat_runner.energy.rules.storage import stored_bits
 from eat_runner.errors import UserError
 
 # round numbers: 8-bit values; a bit costs 1 pJ in the buffer (up to 1000 bits), 10 in DRAM; a product 2 + 1
@@ -110,6 +110,56 @@ def test_a_tensor_lives_where_its_dense_size_fits(buffer_bits: int, pj_per_bit: 
     assert report.layers[0].dense_pj == pytest.approx(IMAGE_PJ + pj_per_bit * 320 + CONV_DENSE_WEIGHTS_PJ + 300)
 
 
+def on_chip(weight_buffer_bits: int, **other: Any) -> EnergyReport:
+    return price(CONV, hardware=replace(PRICES, weight_buffer_bits=weight_buffer_bits, **other))
+
+
+# stored 58 + 12 bits, dense 80 + 32; on chip a bit costs 1 pJ, streamed 11
+@pytest.mark.parametrize(
+    ("weight_buffer_bits", "stays", "pj_per_bit", "dense_pj_per_bit"),
+    [(0, None, 11, 11), (69, False, 11, 11), (70, True, 1, 11), (111, True, 1, 11), (112, True, 1, 1)],
+)
+def test_weights_that_fit_stay_on_chip(
+    weight_buffer_bits: int, stays: bool | None, pj_per_bit: int, dense_pj_per_bit: int
+) -> None:
+    report = on_chip(weight_buffer_bits)
+    assert report.weights_on_chip is stays
+    assert report.layers[0].energy_pj == pytest.approx(IMAGE_PJ + 280 + pj_per_bit * 70 + 150)
+    assert report.layers[0].dense_pj == pytest.approx(IMAGE_PJ + 320 + dense_pj_per_bit * 112 + 300)
+    assert report.stored_weight_bytes == 70 / 8
+
+
+def test_weights_on_chip_are_fetched_once_and_not_once_a_few_images() -> None:
+    assert on_chip(70, weight_reuse=5).layers[0].energy_pj == pytest.approx(IMAGE_PJ + 280 + 70 + 150)
+    assert on_chip(69, weight_reuse=5).layers[0].energy_pj == pytest.approx(IMAGE_PJ + 280 + (10 / 5 + 1) * 70 + 150)
+
+
+def test_all_weights_of_a_network_fit_or_none_does() -> None:
+    linear = call(1, "Linear", (40, 30), (5, 5), weight_elements=200, weight_nonzeros=200)
+    # 70 and 1600 bits
+    at = [price(CONV, linear, hardware=replace(PRICES, weight_buffer_bits=bits)) for bits in (1669, 1670)]
+    assert [report.weights_on_chip for report in at] == [False, True]
+    assert [a.energy_pj - b.energy_pj for a, b in zip(at[0].layers, at[1].layers, strict=True)] == [700, 16000]
+
+
+def test_a_module_that_is_called_twice_is_stored_once_and_read_twice() -> None:
+    rows = [replace(CONV, name="shared"), replace(CONV, call=1, producers=(0,), name="shared")]
+    report = price(*rows, hardware=replace(PRICES, weight_buffer_bits=70))
+    assert (report.weights_on_chip, report.stored_weight_bytes) == (True, 70 / 8)
+    assert [layer.energy_pj for layer in report.layers] == [IMAGE_PJ + 280 + 70 + 150, 280 + 280 + 70 + 150]
+    # two functions have a weight each, whatever they are called
+    apart = price(*(replace(row, functional=True) for row in rows), hardware=replace(PRICES, weight_buffer_bits=70))
+    assert (apart.weights_on_chip, apart.stored_weight_bytes) == (False, 140 / 8)
+
+
+def test_where_nothing_is_skipped_zeros_save_nothing_and_fewer_bits_do() -> None:
+    hardware = replace(PRICES, format="dense", skip="none")
+    report = price(CONV, BN, RELU, hardware=hardware)
+    assert report.ratio == 1
+    narrow = price(replace(CONV, output_bits=4), BN, replace(RELU, output_bits=4), hardware=hardware)
+    assert report.layers[0].energy_pj - narrow.layers[0].energy_pj == 40 * 4
+
+
 def test_energies_are_means_over_the_images() -> None:
     twice = {
         name: 2 * getattr(CONV, name)
@@ -143,6 +193,32 @@ def test_energies_are_means_over_the_images() -> None:
 )
 def test_stored_size(nonzeros: int, format: str, bits: int) -> None:
     assert stored_bits(64, nonzeros, 8, format) == bits
+
+
+@pytest.mark.parametrize(
+    ("nonzeros", "run_bits", "bits"),
+    [
+        # 1000 values of 8 bits, density 0.02: a word for each non-zero and for each longest run, and one more
+        (20, [5], (20 + 980 // 32 + 1) * 13),  # 51 words, 663 bits: 640 of them are longest runs
+        (20, [8], (20 + 980 // 256 + 1) * 16),  # 24 words, 384 bits
+        (20, [12], (20 + 0 + 1) * 20),  # 21 words, 420 bits
+        (20, [5, 8, 12], 384),
+        (20, [12, 5], 420),
+        (0, [5, 8, 12], 20),  # nothing but the last word: (0 + 31 + 1) x 13, (0 + 3 + 1) x 16, 1 x 20
+        (200, [5, 8, 12], (200 + 25 + 1) * 13),  # 2938: longer runs than there are cost 3264 and 4020
+    ],
+)
+def test_runs_of_several_widths(nonzeros: int, run_bits: list[int], bits: int) -> None:
+    assert stored_bits(1000, nonzeros, 8, "run_length", run_bits) == bits
+    # a bitmask takes 1160 bits at a density of 0.02, 1000 at 0, 2600 at 0.2
+    assert stored_bits(1000, nonzeros, 8, "auto", run_bits) == min(bits, nonzeros * 8 + 1000)
+
+
+def test_five_bits_of_a_run_cost_more_than_the_values_where_hardly_any_are_left() -> None:
+    # density 0.02: of 5-bit runs' words 31 in 51 stand for no value
+    values = 20 * 8
+    assert stored_bits(1000, 20, 8, "run_length", [5]) - values > 3 * values
+    assert stored_bits(1000, 20, 8, "run_length", [8]) - values < 1.5 * values
 
 
 BN = call(
@@ -213,6 +289,42 @@ def test_residual_block() -> None:
     dense = [layer.dense_pj for layer in report.layers]
     assert dense == pytest.approx([10 * 80 + 320 + 30, 320 + 320 + 30, 320 + 320 + 320 + 30 + 20])
     assert sum(dense) == pytest.approx(report.dense_uj_per_image * 1e6 if report.dense_uj_per_image else 0)
+
+
+def test_the_most_that_activations_need_at_once() -> None:
+    report = price(*residual_block())
+    # the image takes 20 x 4 = 80 bits, then three tensors of 200, 160 and 80 (see above): image and stem 280; stem and
+    # first 360; the second group reads both and writes its own, 440
+    assert report.peak_activation_bytes == (200 + 160 + 80) / 8
+    # dense: 80 + 320, 640, 960
+    assert price(*residual_block(), hardware=replace(PRICES, format="dense")).peak_activation_bytes == 960 / 8
+    # a tensor is gone when its last reader has run: without the residual operand no three are alive
+    chain = [row for row in residual_block() if row.op != "add"]
+    chain[-1] = replace(chain[-1], call=4, producers=(3,))
+    assert price(*chain).peak_activation_bytes == (200 + 160) / 8
+
+
+def test_of_an_image_that_is_read_late_the_most_is_counted() -> None:
+    # the image, 80 bits, is read by both: 80 + 200 in the first group, 80 + 200 + 40 in the second
+    rows = [
+        call(0, "Conv2d", (20, 20), (40, 20), producers=(-1,)),
+        call(1, "Linear", (60, 40), (5, 5), producers=(0, -1)),
+    ]
+    assert price(*rows).peak_activation_bytes == (80 + 200 + 40) / 8
+
+
+def test_a_group_runs_when_all_that_it_reads_is_there() -> None:
+    # the first convolution ends in an addition that waits for the pool: by its last call it is the last of the three
+    rows = [
+        call(0, "Conv2d", (20, 20), (40, 20), producers=(-1,)),  # 200 bits
+        call(1, "Conv2d", (40, 20), (40, 30)),
+        call(2, "pool", (40, 20), (40, 10), producers=(0,), kind=Kind.MAX_POOL),  # 120 bits
+        call(3, "add", (80, 40), (40, 15), producers=(1, 2)),  # 160 bits
+    ]
+    report = price(*rows)
+    assert [layer.op for layer in report.layers] == ["Conv2d", "Conv2d+add", "pool"]
+    # the pool's group: stem and pool, 320; then stem, pool and sum
+    assert report.peak_activation_bytes == (200 + 120 + 160) / 8
 
 
 def test_of_two_groups_that_meet_in_an_addition_the_later_takes_it() -> None:
@@ -337,6 +449,11 @@ def test_published_batch(inplace: str, inputs: int, repeats: int) -> None:
     assert report.ratio == pytest.approx(energy_pj / dense_pj)
     assert report.energy_uj_per_image == pytest.approx(energy_pj / 100 / 1e6)
     assert report.dense_uj_per_image == pytest.approx(dense_pj / 100 / 1e6)
+
+
+def test_the_published_simulator_knows_no_memory() -> None:
+    report = estimate(Counts([], [BATCH]), PUBLISHED)
+    assert (report.stored_weight_bytes, report.peak_activation_bytes, report.weights_on_chip) == (None, None, None)
 
 
 def test_published_ratio_is_the_mean_over_batches_and_the_floor_stands_apart() -> None:

@@ -1,12 +1,12 @@
 """Price lists: what ships with the package, and what a person's own file may get wrong."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
-from eat_runner.config.hardware import FusedHardware, OperationPrices
+from eat_runner.config.hardware import FusedHardware, OperationPrices, corners
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.errors import UserError
 
@@ -16,12 +16,14 @@ DDR_PJ, SRAM_45NM_PJ, SRAM_7NM_PJ = 1300, 100, 14
 
 def test_what_ships() -> None:
     assert builtin_hardware() == [
+        "dense_7nm_int8",
         "eyeriss_65nm",
         "fused_45nm",
         "fused_45nm_int8",
         "fused_7nm",
         "fused_7nm_int8",
         "published",
+        "small_45nm_int8",
     ]
 
 
@@ -33,6 +35,7 @@ def test_every_price_has_a_source(name: str) -> None:
     assert priced <= set(hardware.source)
     assert all(hardware.source.values())
     assert set(hardware.source) <= {f.name for f in fields(hardware)}
+    assert ("ranges" in hardware.source) == bool(hardware.ranges)
     assert hardware.name == name
     assert hardware.process_nm in (7, 45, 65)
     assert hardware.note
@@ -68,6 +71,47 @@ def test_fused_prices(
     assert hardware.activation_pj == pytest.approx(multiply_pj + add_pj)
     assert (hardware.weight_reuse, hardware.format, hardware.skip, hardware.relative) == (1, "auto", "both", False)
     assert ("zeros stand in for int8" in hardware.note) == name.endswith("int8")
+
+
+def test_the_small_chip() -> None:
+    small, sister = load_hardware("small_45nm_int8"), load_hardware("fused_45nm_int8")
+    # 64 x 768 kernels of 3 x 3 bytes; 16 x 32 KiB; an SRAM of 32 KB costs 20 pJ per 64 bits
+    assert small.weight_buffer_bits == 64 * 768 * 9 * 8 == 442_368 * 8
+    assert small.buffer_bits == 16 * 32 * 1024 * 8
+    assert small.buffer_pj_per_bit * 64 == 20
+    same = ("bits", "dram_pj_per_bit", "multiply_pj", "accumulate_pj", "add_pj", "activation_pj", "mac_pj_by_bits")
+    assert [getattr(small, key) for key in same] == [getattr(sister, key) for key in same]
+    for key in ("dram_pj_per_bit", "format", "run_bits", "skip"):
+        assert "an assumption" in small.source[key]
+
+
+def test_the_chip_that_skips_nothing_has_its_sisters_prices() -> None:
+    dense, sister = load_hardware("dense_7nm_int8"), load_hardware("fused_7nm_int8")
+    assert (dense.format, dense.skip) == ("dense", "none")
+    other = {"name": sister.name, "format": "auto", "skip": "both", "note": sister.note, "source": sister.source}
+    assert replace(dense, **other) == sister
+    assert all(dense.source[key] == source for key, source in sister.source.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "low", "high"),
+    [
+        ("published", "dram_pj_per_value", 1300, 2600),
+        ("fused_45nm", "dram_pj_per_bit", 1300 / 64, 2600 / 64),
+        ("fused_45nm_int8", "dram_pj_per_bit", 1300 / 64, 2600 / 64),
+        ("small_45nm_int8", "dram_pj_per_bit", 1300 / 64, 2600 / 64),
+    ],
+)
+def test_what_dram_may_cost(name: str, key: str, low: float, high: float) -> None:
+    hardware = load_hardware(name)
+    assert hardware.ranges == {key: [low, high]}
+    assert corners(hardware) == [replace(hardware, **{key: price}) for price in (low, high)]
+
+
+def test_corners_are_all_combinations() -> None:
+    hardware = FusedHardware(multiply_pj=2.0, add_pj=5.0, ranges={"multiply_pj": [1, 3], "add_pj": [5, 6]})
+    assert [(at.multiply_pj, at.add_pj) for at in corners(hardware)] == [(1, 5), (1, 6), (3, 5), (3, 6)]
+    assert corners(replace(hardware, ranges={})) == []
 
 
 INT8_PJ = {
@@ -111,9 +155,10 @@ def test_what_is_said_of_a_width_without_prices() -> None:
     assert str(caught.value) == "hardware published prices 32-bit values, not 8 bits: use hardware with rule: fused"
 
 
-def test_prices_by_width_come_back_from_a_record() -> None:
-    hardware = load_hardware("fused_45nm")
-    assert FusedHardware(**json.loads(json.dumps(asdict(hardware)))) == hardware
+def test_what_is_no_plain_value_comes_back_from_a_record() -> None:
+    for name in ("fused_45nm", "small_45nm_int8", "published"):
+        hardware = load_hardware(name)
+        assert type(hardware)(**json.loads(json.dumps(asdict(hardware)))) == hardware
 
 
 def test_eyeriss_prices_are_relative() -> None:
@@ -133,6 +178,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert load_hardware(str(path)) == FusedHardware(
         name="mine", multiply_pj=2.0, batch_size=50, source={"multiply_pj": "me"}
     )
+
+
+PRICED = ["buffer_pj_per_bit", "dram_pj_per_bit", "multiply_pj", "accumulate_pj", "add_pj", "activation_pj"]
+PRICED += ["register_pj_per_mac"]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +216,44 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
             "rule: fused\nmultiply_pj: 1\nbits: 4\nmac_pj_by_bits: {4: {multiply_pj: 1, accumulate_pj: 1, add_pj: 1}}",
             "hardware.mac_pj_by_bits.4: 4 bits is the hardware's own width: change hardware.multiply_pj",
         ),
+        ("rule: fused\nmultiply_pj: 1\nweight_buffer_bits: -1", "hardware.weight_buffer_bits=-1 is out of range"),
+        (
+            "rule: fused\nmultiply_pj: 1\nrun_bits: []",
+            "hardware.run_bits=[] must be a list of widths, each of them once",
+        ),
+        ("rule: fused\nmultiply_pj: 1\nrun_bits: [5, 5]", "hardware.run_bits=[5, 5] must be a list of widths, each"),
+        (
+            "rule: fused\nmultiply_pj: 1\nrun_bits: [0]",
+            "hardware.run_bits=0 is out of range: it must be between 1 and 32",
+        ),
+        ("rule: fused\nmultiply_pj: 1\nrun_bits: 5", "run_bits: "),
+        (
+            "rule: fused\nmultiply_pj: 1\nranges: {bits: [1, 2]}",
+            "hardware.ranges=bits is unknown: choose one of ",
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nranges: {multiply_pj: [2, 3]}",
+            "hardware.multiply_pj=1 is not in its range, hardware.ranges.multiply_pj=[2,3]: change both",
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nranges: {multiply_pj: [1, .nan]}",
+            "hardware.ranges.multiply_pj: high=nan is out of range",
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nranges: {multiply_pj: [1, .inf]}",
+            "hardware.ranges.multiply_pj: high=inf is out of range",
+        ),
+        *(
+            (
+                f"rule: fused\nmultiply_pj: 1\nranges: {{multiply_pj: {ends}}}",
+                f"multiply_pj={ends} must be two prices, [low, high]",
+            )
+            for ends in ("[1]", "[1, 2, 3]", "2", "{'low': 1}", "[1, True]", "['1', 2]")
+        ),
+        (
+            "rule: fused\nmultiply_pj: 1\nranges: {" + ", ".join(f"{key}: [0, 1]" for key in PRICED) + "}",
+            "hardware.ranges has 7 prices: at most 6 can be ranges",
+        ),
         ("rule: fused", "at least one price must be above 0"),
         ("rule: fused\nmultiply_pj: 1\nskip: everything", "hardware.skip=everything is unknown: choose one of input"),
         ("multiply_pj: 1", "rule=None is unknown: choose one of published, fused"),
@@ -186,7 +273,7 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, says: s
 
 
 def test_what_is_not_there() -> None:
-    with pytest.raises(UserError, match=r"hardware=tpu is unknown: choose one of eyeriss_65nm, .*, published"):
+    with pytest.raises(UserError, match=r"hardware=tpu is unknown: choose one of dense_7nm_int8, .*, small_45nm_int8"):
         load_hardware("tpu")
     with pytest.raises(UserError, match=r"nowhere/mine\.yaml: no hardware file there"):
         load_hardware("nowhere/mine.yaml")

@@ -29,7 +29,7 @@ from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
 from eat_runner.energy.rules.base import EnergyReport, LayerEnergy, MarginalPrices
-from eat_runner.energy.rules.fused import slope_bits
+from eat_runner.energy.rules.storage import slope_bits
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
 
@@ -56,8 +56,6 @@ def test_every_rule_has_a_schema_and_a_file() -> None:
 
 BATCHES = (100, 20)  # images
 IMAGES = sum(BATCHES)
-# so many more non-zeros an image that run lengths, of 32 zeros at most, show their mean, for a half of a tensor too
-STEP = 64
 
 
 @dataclass
@@ -197,18 +195,26 @@ def counts_of(nodes: Sequence[Node]) -> Counts:
     return Counts(with_consumers(rows), [batch(number, images) for number, images in enumerate(BATCHES)])
 
 
+def step_of(hardware: HardwareConfig) -> int:
+    """So many more non-zeros an image that run lengths show their mean, for a half of a tensor too: twice the longest
+    run of zeros."""
+    return 2 * 2 ** max(hardware.run_bits) if isinstance(hardware, FusedHardware) else 64
+
+
 def differences(hardware: HardwareConfig, **calls: int) -> float:
-    """pJ of one more non-zero, by pricing the network with STEP more."""
+    """pJ of one more non-zero, by pricing the network with some more."""
     readings(plain := network())
-    more = energy_pj(counts_of(moved(step=STEP, **calls)), hardware)
-    return (more - energy_pj(counts_of(plain), hardware)) / STEP
+    more = energy_pj(counts_of(moved(step=step_of(hardware), **calls)), hardware)
+    return (more - energy_pj(counts_of(plain), hardware)) / step_of(hardware)
 
 
-def at_the_cap(elements: float, nonzeros: float, bits: int, format: str) -> bool:
+def at_the_cap(elements: float, nonzeros: float, hardware: FusedHardware) -> bool:
     """Whether a tensor takes as much as a dense one in this format, which then has no slope in ``price``."""
+    bits = hardware.bits
     bitmask = nonzeros * bits + elements
-    run_length = (nonzeros + (elements - nonzeros) / 32) * (bits + 5)
-    return {"bitmask": bitmask, "run_length": run_length, "auto": min(bitmask, run_length)}[format] >= elements * bits
+    run_length = min((nonzeros + (elements - nonzeros) / 2**run) * (bits + run) for run in hardware.run_bits)
+    best = {"bitmask": bitmask, "run_length": run_length, "auto": min(bitmask, run_length)}[hardware.format]
+    return best >= elements * bits
 
 
 @pytest.mark.parametrize("skip", SKIPS)
@@ -223,11 +229,11 @@ def test_fused_prices_are_the_slope_of_the_energy(name: str, format: str, skip: 
     assert list(prices.weights) == [0, 3, 5, 10, 12, 14, 16]
     compared = 0
     for call, price in prices.activations.items():
-        if format == "dense" or not at_the_cap(nodes[call].elements, nodes[call].nonzeros, hardware.bits, format):
+        if format == "dense" or not at_the_cap(nodes[call].elements, nodes[call].nonzeros, hardware):
             assert price == pytest.approx(differences(hardware, call=call), rel=1e-6, abs=1e-9), call
             compared += 1
     for call, price in prices.weights.items():
-        if format == "dense" or not at_the_cap(*nodes[call].weight, hardware.bits, format):
+        if format == "dense" or not at_the_cap(*nodes[call].weight, hardware):
             assert price == pytest.approx(differences(hardware, weight=call), rel=1e-6, abs=1e-9), call
             compared += 1
     assert compared >= 13  # of 15: batch norm's output and scale are dense
@@ -327,6 +333,32 @@ def test_a_tensor_in_dram_costs_what_dram_costs() -> None:
 )
 def test_the_slope_of_the_format_in_force(format: str, nonzeros: int, slope: float) -> None:
     assert slope_bits(64, nonzeros, 8, format) == slope
+
+
+@pytest.mark.parametrize(
+    ("format", "nonzeros", "slope"),
+    [
+        # of 640 values: 5-bit runs (2 + 19 + 1) x 13 = 286, 8-bit runs (2 + 2 + 1) x 16 = 80; a bitmask 656
+        ("run_length", 2, 16 * 255 / 256),
+        ("auto", 2, 16 * 255 / 256),
+        # (64 + 18 + 1) x 13 = 1079, (64 + 2 + 1) x 16 = 1072; 1152
+        ("auto", 64, 16 * 255 / 256),
+        # (80 + 17 + 1) x 13 = 1274, (80 + 2 + 1) x 16 = 1328; 1280
+        ("auto", 80, 13 * 31 / 32),
+        ("auto", 100, 8),  # (100 + 16 + 1) x 13 = 1521; 1440
+        ("run_length", 100, 13 * 31 / 32),
+    ],
+)
+def test_the_slope_of_the_best_runs(format: str, nonzeros: int, slope: float) -> None:
+    assert slope_bits(640, nonzeros, 8, format, [5, 8]) == slope
+
+
+@pytest.mark.parametrize(("weight_buffer_bits", "pj_per_bit"), [(0, 6), (159, 6), (160, 1)])
+def test_a_weight_that_stays_on_chip_costs_the_buffer(weight_buffer_bits: int, pj_per_bit: int) -> None:
+    # 12 x 8 + 64 = 160 bits are stored; 10 products of an image for each, 4 pJ
+    prices = marginal(chain(), replace(ROUND, weight_buffer_bits=weight_buffer_bits))
+    assert prices.weights == pytest.approx({2: 8 * pj_per_bit + 4 * 10})
+    assert prices.activations == marginal(chain(), ROUND).activations
 
 
 def test_nothing_is_known_of_a_tensor_without_non_zeros_but_its_storage() -> None:
@@ -621,6 +653,7 @@ class FlatHardware:
     relative: bool = False
     note: str = ""
     source: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         if self.value_pj <= 0:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.report import command
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
+from eat_runner.config.pruning import PruningConfig
+from eat_runner.energy.counts import Kind
+from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
 from eat_runner.report import write_report
@@ -129,6 +133,103 @@ def test_other_hardware_prices_the_same_runs_again(sweep: Path, tmp_path: Path) 
     assert row["energy_floor"] == ""
     published = write_report(sweep, PUBLISHED, output=tmp_path / "published").fronts[0].settings.iloc[-1]
     assert float(row["energy_ratio"]) != pytest.approx(published["energy_ratio"], rel=1e-3)
+
+
+def prune(folder: RunFolder) -> None:
+    """A tenth of the weights is left, and of the products with them."""
+    counts = folder.read_counts()
+    layers = [
+        replace(r, weight_nonzeros=r.weight_elements // 10, macs_both_nonzero=r.macs_both_nonzero // 10)
+        if r.kind in {Kind.CONV, Kind.LINEAR}
+        else r
+        for r in counts.layers
+    ]
+    folder.write_counts(replace(counts, layers=layers))
+    folder.write_record(folder.read_record())
+
+
+ON_CHIP = (
+    "rule: fused\nbuffer_pj_per_bit: 1.0\ndram_pj_per_bit: 20.0\nmultiply_pj: 3.7\nformat: bitmask\n"
+    "weight_buffer_bits: 500000\nsource: {multiply_pj: a test}\n"
+)
+
+
+def test_where_weights_stay_on_chip_the_table_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = write_sweep(tmp_path / "runs", (0, 1, 2), (0, 1))
+    for folder in runs[2:5]:  # both seeds of lambda 1, one of lambda 2
+        prune(folder)
+    (tmp_path / "chip.yaml").write_text(ON_CHIP)
+    command([str(tmp_path / "runs"), "--hardware", str(tmp_path / "chip.yaml"), "--output", str(tmp_path / "out")])
+    text = capsys.readouterr().out
+    assert [line.split("weights on chip")[1] for line in text.splitlines() if "weights on chip" in line] == [
+        "",
+        " (1 of 2 seeds)",
+    ]
+    assert "weights stay on chip in 1 of 3 settings" in text
+    summary = rows(tmp_path / "out" / "summary.csv")
+    assert [float(row["weights_on_chip"]) for row in summary] == [0, 0, 1, 1, 1, 0]
+    # 32 bits: 8 x 2304 weights of convolutions, 8 x 16 folded biases, 10240 + 10 of the classifier; of the pruned ones
+    # the convolutions take 230 values and a mask, the classifier 1024
+    dense = 8 * 2304 + 8 * 16 + 10250
+    pruned = 8 * (230 * 32 + 2304) + 8 * 16 * 32 + (1024 * 32 + 10240) + 10 * 32
+    assert dense * 32 > 500_000 > pruned
+    assert [float(row["stored_weight_bytes"]) for row in summary] == [
+        *[dense * 4] * 2,
+        *[pruned / 8] * 3,
+        dense * 4,
+    ]
+    # the first two blocks' outputs, 563.2 and 520.96 of 1024 values of an image; the image itself takes 1024 bytes
+    assert float(summary[0]["peak_activation_bytes"]) == pytest.approx(((563.2 + 520.96) * 32 + 2 * 1024) / 8)
+    settings = {row["lambda"]: row for row in rows(tmp_path / "out" / "pareto.csv")}
+    assert [float(settings[lambda_]["weights_on_chip"]) for lambda_ in ("0.0", "1.0", "2.0")] == [0, 1, 0.5]
+
+
+def test_memory_is_no_column_where_it_is_not_known_or_always_the_same(sweep: Path, small: Path, tmp_path: Path) -> None:
+    memory = {"stored_weight_bytes", "peak_activation_bytes", "weights_on_chip"}
+    write_report(sweep, PUBLISHED, output=tmp_path / "published")
+    assert not memory & set(rows(tmp_path / "published" / "summary.csv")[0])
+    write_report(sweep, FusedHardware(multiply_pj=1.0), output=tmp_path / "fused")
+    assert memory & set(rows(tmp_path / "fused" / "summary.csv")[0]) == {"peak_activation_bytes"}
+    assert memory & set(rows(tmp_path / "fused" / "pareto.csv")[0]) == {"peak_activation_bytes"}
+
+
+def test_whether_the_selected_setting_stays_selected_over_the_range_of_a_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = write_sweep(tmp_path / "runs", (0, 1, 3), (0,))
+    prune(runs[1])
+    # where DRAM is cheap, what skips most products wins; where it is dear, what fetches fewest weights
+    for low, high, kept in ((0.001, 20, False), (10, 20, True)):
+        (tmp_path / "mine.yaml").write_text(
+            f"rule: fused\nskip: input\ndram_pj_per_bit: {high}\nmultiply_pj: 2\n"
+            f"ranges: {{dram_pj_per_bit: [{low}, {high}]}}\n"
+        )
+        arguments = [
+            str(tmp_path / "runs"),
+            "--hardware",
+            str(tmp_path / "mine.yaml"),
+            "--output",
+            str(tmp_path / "out"),
+        ]
+        command(arguments)
+        said = [line for line in capsys.readouterr().out.splitlines() if "stay" in line]
+        hardware = load_hardware(str(tmp_path / "mine.yaml"))
+        (front,) = write_report(tmp_path / "runs", hardware, output=tmp_path / "out").fronts
+        # priced as two files without ranges
+        ends = [
+            write_report(tmp_path / "runs", replace(hardware, dram_pj_per_bit=end, ranges={}), output=tmp_path / "out")
+            for end in (low, high)
+        ]
+        assert front.selected_at_corners == [end.fronts[0].selected for end in ends]
+        assert front.settings.at[front.selected, "lambda"] == 1
+        if kept:
+            assert said == ["stays selected at both ends of dram_pj_per_bit 10 to 20"]
+        else:
+            assert said == [
+                "does not stay selected at 1 of 2 ends of dram_pj_per_bit 0.001 to 20: at dram_pj_per_bit=0.001 it is "
+                "λ 3"
+            ]
+        assert not [end.families[0].facts for end in ends if any("stay" in fact for fact in end.families[0].facts)]
 
 
 def test_relative_prices_give_no_joules(sweep: Path, tmp_path: Path) -> None:
@@ -301,9 +402,37 @@ def test_networks_of_a_data_set_share_a_front(tmp_path: Path, capsys: pytest.Cap
         assert row["pairs"] == "2"
     figure = (tmp_path / "out" / "pareto.svg").read_text()
     assert "<!-- inference energy (µJ per image) -->" in figure
-    assert "<!-- vgg16, width 16 -->" in figure
+    assert "<!-- dense vgg16 -->" in figure
     layers = rows(tmp_path / "out" / "layer_comparison.csv")
     assert {row["family"] for row in layers} == {"digits"}
+
+
+def test_methods_at_equal_accuracy_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Accuracy is known by formula: width 8 loses 0.4 points, density 0.05 loses 0.76, lambda 1 loses 0.4."""
+    for seed in (0, 1):
+        smaller = {"methods": {"pruning": PruningConfig(name="magnitude", density=0.05)}}
+        for chosen in (config(0.0, seed), config(0.0, seed, width=8), config(1.0, seed), config(0.0, seed, **smaller)):
+            write_run(tmp_path / "runs", chosen, predictions=True)
+    arguments = [str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--by", "dataset"]
+    command([*arguments, "--hardware", "fused_45nm"])
+    text = capsys.readouterr().out
+    found = rows(tmp_path / "out" / "equal_accuracy.csv")
+    methods = {row["method"]: row for row in found if row["allowance"] == "1"}
+    assert set(methods) == {"standard training", "dense narrow networks", "pruning=magnitude", "EAT"}
+    assert {row["method"] for row in found if row["allowance"] == "0"} == {"standard training"}
+    energy = {run["run_id"]: float(run["energy_uj_per_image"]) for run in rows(tmp_path / "out" / "summary.csv")}
+    for row in methods.values():
+        runs = [run for run in rows(tmp_path / "out" / "summary.csv") if run["setting_id"] == row["setting_id"]]
+        assert float(row["energy_uj_per_image"]) == pytest.approx(sum(energy[r["run_id"]] for r in runs) / 2, rel=1e-12)
+    pruned = methods["pruning=magnitude"]
+    assert float(pruned["accuracy_difference"]) == pytest.approx(-0.0076)
+    assert -0.03 < float(pruned["accuracy_difference_low"]) < -0.0076 < float(pruned["accuracy_difference_high"]) <= 0
+    assert f"{float(pruned['accuracy']):.4f}" in text
+    assert "digits: lowest energy at most 1 point below the reference (mean on the validation split)" in text
+    assert "nothing within it: " in text
+    assert "lower energy in every one of 2 seeds" in text or "higher energy in every one of 2 seeds" in text
+    command(arguments[:3])  # by family there is none, and the old one goes
+    assert "equal_accuracy.csv" not in written(tmp_path / "out")
 
 
 def test_relative_prices_compare_networks_relative_to_the_reference(
@@ -314,6 +443,9 @@ def test_relative_prices_compare_networks_relative_to_the_reference(
     assert "times the reference's energy, what the reference needs without zero-skipping)" in capsys.readouterr().out
     assert "<!-- inference energy (1: the reference) -->" in (tmp_path / "pareto.svg").read_text()
     assert {row["energy_uj_per_image"] for row in rows(tmp_path / "pareto.csv")} == {""}
+    equal = [row for row in rows(tmp_path / "equal_accuracy.csv") if row["method"] == "EAT"]
+    assert {row["energy_uj_per_image"] for row in equal} == {""}
+    assert all(0 < float(row["energy_relative"]) < 1 for row in equal)
 
 
 def test_axes_that_no_run_has_are_refused(tmp_path: Path) -> None:
@@ -421,7 +553,7 @@ def test_help_waits_for_no_table_and_no_figure(command: str) -> None:
 def test_it_runs_where_torch_is_not_installed(sweep: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    short_list = ["pandas", "matplotlib", "pyyaml", "omegaconf", "rich", "filelock", "numpy"]
+    short_list = ["pandas", "matplotlib", "pyyaml", "omegaconf", "rich", "filelock", "numpy", "scipy"]
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *short_list], check=True)
     subprocess.run([*install, "--no-deps", str(ROOT)], check=True)

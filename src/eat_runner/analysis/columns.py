@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eat_runner.analysis.methods import lineage
 from eat_runner.config.groups import GROUPS
-from eat_runner.config.identity import BY_BITS, NOT_PRICES, digest, is_plain_baseline
+from eat_runner.config.identity import BUDGETS, BY_BITS, NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
 from eat_runner.config.root import is_penalised
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport
@@ -22,15 +23,18 @@ DTYPES = {TEXT: "object", REAL: "float64", WHOLE: "Int64", FLAG: "bool", OBJECT:
 EMPTY: dict[str, Any] = {TEXT: "", REAL: None, WHOLE: None, FLAG: False, OBJECT: ()}
 LARGER, SMALLER = "larger", "smaller"
 ALWAYS, RATIO, ENERGY = "always", "ratio", "energy"
+KNOWN, VARIES = "known", "varies"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run's row is read from: its record, and what its counts cost on each split that they were measured on."""
+    """What a run's row is read from: its record, and what its counts cost on each split that they were measured on;
+    corners: at the ends of the hardware's ranges (config/hardware.py, ``corners``), in their order."""
 
     record: RunRecord
     test: EnergyReport | None = None
     validation: EnergyReport | None = None
+    corners: tuple["Facts", ...] = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -49,7 +53,8 @@ class Facts:
 class Column:
     """key: in data frames and CSV files. kind: of its values. read: its value in a row of a run; None where it follows
     from the other rows. describes: says what a setting is. measure: has a mean and a deviation over seeds in a
-    setting's row. written: in the CSV files.
+    setting's row. written: in the CSV files. only: in a table where a run has a value (KNOWN), where values differ
+    (VARIES).
 
     label, digits, spread: heading and form in printed tables, with ± its deviation. shown: in which of them: always,
     or by what stands on the x axis (the ratio, an energy). rank: what a narrow table leaves out first has the highest.
@@ -63,6 +68,7 @@ class Column:
     describes: bool = False
     measure: bool = False
     written: bool = True
+    only: str = ""
     label: str = ""
     digits: int = 4
     spread: bool = True
@@ -123,6 +129,12 @@ def _sigma(facts: Facts) -> float | None:
     return None if sigma is None else _real(sigma)
 
 
+def _budget_met(facts: Facts) -> str:
+    """Empty without a budget."""
+    budget = facts.record.budget
+    return "" if budget is None else "met" if budget["met"] else "missed"
+
+
 def _seconds(facts: Facts) -> float:
     return _real(sum(seconds or 0.0 for seconds in facts.record.timings.values()))
 
@@ -131,6 +143,19 @@ def _setting_id(facts: Facts) -> str:
     """Hash of what a run's setting is: everything that determines its result but the seed."""
     determinants = facts.record.determinants
     return digest({key: value for key, value in determinants.items() if key != "seed"}) if determinants else ""
+
+
+def _bare_setting(facts: Facts) -> str:
+    """``_setting_id`` without the parent, of a run that has one: parents are told apart by their settings, too."""
+    determinants = facts.record.determinants
+    if "parent" not in determinants:
+        return ""
+    return digest({key: value for key, value in determinants.items() if key not in ("seed", "parent")})
+
+
+def _trained_for(facts: Facts) -> str:
+    """The hardware whose prices had a part in the result."""
+    return _name(facts.record.config["hardware"]["name"]) if "hardware" in facts.record.determinants else ""
 
 
 def _of(report: EnergyReport | None, name: str) -> float | None:
@@ -151,6 +176,18 @@ def _dense(report: EnergyReport | None) -> float | None:
     return sum(layer.dense_pj for layer in report.layers) / PJ_PER_UJ
 
 
+def _on_chip(report: EnergyReport | None) -> float | None:
+    return None if report is None or report.weights_on_chip is None else float(report.weights_on_chip)
+
+
+def _at_corners(facts: Facts) -> tuple[dict[str, float | None], ...]:
+    """The columns that a selection looks at (``OF_PRICES``), under the prices of each corner."""
+    return tuple(
+        {key: column.read(corner) for key, column in OF_PRICES.items() if column.read is not None}
+        for corner in facts.corners
+    )
+
+
 # --- knobs ---------------------------------------------------------------------------------------------------------
 
 # what a group has a column of its own for
@@ -164,8 +201,10 @@ AFTER_PENALTY = ("penalty", "schedule")  # of which nothing matters without a pe
 
 def knobs(facts: Facts) -> dict[str, Scalar]:
     """What a run chose of the groups that vary within a family, beyond the columns below: ``pruning`` (which variant of
-    a method) and ``pruning.amount``. Groups that had no part in the result are left out."""
-    found: dict[str, Scalar] = {}
+    a method) and ``pruning.amount``. Groups that had no part in the result are left out. And its budget."""
+    found: dict[str, Scalar] = {
+        key: _real(facts.record.determinants[key]) for key in BUDGETS if key in facts.record.determinants
+    }
     for group, entry in GROUPS.items():
         varies = entry.varied or entry.method
         if not varies or group not in facts.record.determinants or (group in AFTER_PENALTY and not facts.is_penalised):
@@ -184,13 +223,14 @@ def _knob(value: Any) -> Scalar:
 
 def knob_columns(chosen: Sequence[Mapping[str, Scalar]]) -> list[Column]:
     """The columns of knobs that vary among these runs (penalised, or with a method), in the order of their groups. A
-    method's name is there as soon as one run has it."""
+    method's name is there as soon as one run has it, and so is a budget."""
     values: dict[str, dict[str, Scalar]] = {}
     for run in chosen:
         for key, value in run.items():
             values.setdefault(key, {})[repr(value)] = value
-    varied = [key for key, found in values.items() if len(found) > 1 or key in GROUPS]
-    varied.sort(key=lambda key: list(GROUPS).index(key.partition(".")[0]))
+    order = [*GROUPS, *BUDGETS]
+    varied = [key for key, found in values.items() if len(found) > 1 or key in order]
+    varied.sort(key=lambda key: order.index(key.partition(".")[0]))
     return [Column(key=key, kind=OBJECT, describes=True) for key in varied]
 
 
@@ -201,10 +241,13 @@ COLUMNS = (
     Column(key="dataset", describes=True, read=lambda f: _name(f.record.config["dataset"]["name"])),
     Column(key="model", describes=True, read=_model),
     Column(key="width", kind=WHOLE, describes=True, read=lambda f: _whole(f.record.config["model"]["width"])),
+    # the line of a front that the run belongs to (methods.py); a child's has its parent's in it (table.py)
+    Column(key="method", describes=True),
     # none and 0 for standard training (ST), under whatever penalty it was started
     Column(key="penalty", describes=True, read=lambda f: _chosen_name(f, "penalty", "name") or NONE),
     Column(key="scope", describes=True, read=lambda f: _chosen_name(f, "penalty", "scope")),
     Column(key="weighting", describes=True, read=lambda f: _chosen_name(f, "penalty", "weighting")),
+    Column(key="trained_for", describes=True, read=_trained_for),
     Column(
         key="lambda",
         kind=REAL,
@@ -304,24 +347,55 @@ COLUMNS = (
         shown=ALWAYS,
         rank=6,
     ),
+    Column(
+        key="stored_weight_bytes",
+        kind=REAL,
+        measure=True,
+        read=lambda f: _of(f.test, "stored_weight_bytes"),
+        only=VARIES,
+        label="weight bytes",
+        digits=0,
+        spread=False,
+        shown=ALWAYS,
+        rank=9,
+    ),
+    Column(
+        key="peak_activation_bytes",
+        kind=REAL,
+        measure=True,
+        read=lambda f: _of(f.test, "peak_activation_bytes"),
+        only=VARIES,
+        label="peak bytes",
+        digits=0,
+        spread=False,
+        shown=ALWAYS,
+        rank=8,
+    ),
+    # 1 or 0; of a setting, the share of its seeds
+    Column(key="weights_on_chip", kind=REAL, measure=True, read=lambda f: _on_chip(f.test), only=KNOWN),
     Column(key="firing_rate_test", kind=REAL, measure=True, read=lambda f: _share(f.record.firing_rate_test)),
+    Column(key="budget_met", read=_budget_met),
     Column(key="epochs", kind=WHOLE, read=lambda f: _whole(f.record.epochs_done)),
     Column(key="parameters", kind=WHOLE, read=lambda f: _whole(f.record.parameters)),
     Column(key="seconds", kind=REAL, read=_seconds),
     Column(key="hardware"),
     Column(key="baseline_id", read=lambda f: printable(f.record.baseline_id)),
     Column(key="setting_id", read=_setting_id),
+    Column(key="parent", read=lambda f: printable(str(f.record.determinants.get("parent", "")))),
     Column(key="family"),
     Column(key="folder"),
     Column(key="reason", read=lambda f: printable(f.record.reason)),
     # what tables are made with
     Column(key="is_baseline", kind=FLAG, written=False, read=lambda f: f.is_baseline),
+    Column(key="lineage", kind=OBJECT, written=False, read=lambda f: lineage(f.record)),
+    Column(key="bare_setting", written=False, read=_bare_setting),
     Column(key="network", written=False),
     Column(key="common", kind=OBJECT, written=False),
     Column(key="knobs", kind=OBJECT, written=False, read=knobs),
     Column(key="energy", kind=REAL, written=False, read=lambda f: _energy(f.test)),
     Column(key="energy_validation", kind=REAL, written=False, read=lambda f: _energy(f.validation)),
     Column(key="dense", kind=REAL, written=False, read=lambda f: _dense(f.test)),
+    Column(key="corners", kind=OBJECT, written=False, read=_at_corners),
 )
 # what a setting is beside the reference run, where networks share a front
 AGAINST_REFERENCE = (
@@ -348,6 +422,10 @@ AGAINST_REFERENCE = (
     ),
 )
 BY_KEY = {column.key: column for column in (*COLUMNS, *AGAINST_REFERENCE)}
+# what changes with a price and decides what is selected
+OF_PRICES = {
+    key: BY_KEY[key] for key in ("energy_ratio", "energy_ratio_validation", "energy", "energy_validation", "dense")
+}
 # what a family is. family: what shares everything but penalty, schedule, lambda, methods and seed; dataset: what shares
 # its images and its validation split, with whatever network and training
 BY = ("family", "dataset")

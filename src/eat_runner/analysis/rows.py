@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from eat_runner.analysis.columns import COLUMNS, EMPTY, Facts, read_columns
-from eat_runner.config.hardware import SCHEMAS, HardwareConfig, PublishedHardware
+from eat_runner.config.hardware import SCHEMAS, HardwareConfig, PublishedHardware, corners
 from eat_runner.config.identity import varied
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
@@ -115,10 +115,14 @@ def _in_common(determinants: Row) -> Common:
 
 def _priced(record: RunRecord, folder: RunFolder, hardware: HardwareConfig) -> Facts:
     counts = folder.read_counts(record, layers=RULES[hardware.rule].reads_layers)
-    test = estimate_split(folder, counts, hardware, "test")
-    if all(batch.split != "validation" for batch in counts.batches):
-        return Facts(record, test)
-    return Facts(record, test, estimate_split(folder, counts, hardware, "validation"))
+    validated = any(batch.split == "validation" for batch in counts.batches)
+
+    def facts(prices: HardwareConfig, *corners: Facts) -> Facts:
+        test = estimate_split(folder, counts, prices, "test")
+        validation = estimate_split(folder, counts, prices, "validation") if validated else None
+        return Facts(record, test, validation, corners)
+
+    return facts(hardware, *(facts(corner) for corner in corners(hardware)))
 
 
 def estimate_split(folder: RunFolder, counts: Counts, hardware: HardwareConfig, split: str) -> EnergyReport:

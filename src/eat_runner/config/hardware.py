@@ -6,15 +6,18 @@ all have is in HardwareConfig, everything else is the rule's.
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import Field, asdict, dataclass, field, replace
+from itertools import product
+from typing import Any, ClassVar, Protocol, cast
 
-from eat_runner.config.checks import above, at_least, one_of
+from eat_runner.config.checks import above, at_least, between, one_of
 from eat_runner.errors import UserError
 
 INPLACE = ("as_built", "all", "none")
 FORMATS = ("auto", "bitmask", "run_length", "dense")
 SKIPS = ("input", "both", "none")
+RUN_BITS = 5  # run-length coding of zeros as in Eyeriss (JSSC 2017): a 5-bit run before each value
+MAX_RANGES = 6  # 64 price lists
 PUBLISHED_BITS = 32  # of every value, in the published simulator
 
 
@@ -23,7 +26,9 @@ class HardwareConfig(Protocol):
 
     rule: the key of RULES that prices counts with it. batch_size, threshold: what the counts must have been metered
     with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
-    something. skips_zeros: whether a zero among the activations can save anything.
+    something. ranges: by key of a price, [low, high], what its source says it may be (``corners``); they determine no
+    result.
+    skips_zeros: whether a zero among the activations can save anything.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -46,6 +51,8 @@ class HardwareConfig(Protocol):
     def note(self) -> str: ...
     @property
     def source(self) -> dict[str, str]: ...
+    @property
+    def ranges(self) -> dict[str, Any]: ...
 
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
@@ -78,6 +85,7 @@ class PublishedHardware:
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
+    ranges: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def relative(self) -> bool:
@@ -96,12 +104,13 @@ class PublishedHardware:
         at_least("hardware.bn_statistics_repeats", self.bn_statistics_repeats, 0)
         if self.dram_pj_per_value + self.multiply_pj <= 0:
             raise UserError("hardware: at least one price must be above 0")
+        _check_ranges(self)
 
     def check_bits(self, bits: int) -> None:
         if bits not in (0, PUBLISHED_BITS):
             raise UserError(
                 f"hardware {self.name} prices {PUBLISHED_BITS}-bit values, not {bits} bits: use hardware with rule: "
-                "fused"
+                "fused, such as hardware=fused_45nm_int8"
             )
 
 
@@ -121,9 +130,12 @@ class FusedHardware:
     bits, accumulator_bits: width of values and of sums. input_bits: width of the input image in DRAM.
     buffer_bits: size of the on-chip buffer; a tensor lives there when it fits dense, else in DRAM.
     register_pj_per_mac: register traffic of one multiply-accumulate. activation_pj: one activation other than ReLU.
-    weight_reuse: images that share one fetch of the weights. format: how tensors are stored. skip: which MACs are left
-    out: those with a zero input, those with either operand zero, none. relative: prices are relative to one MAC, so
-    only ratios mean something.
+    weight_reuse: images that share one fetch of the weights. weight_buffer_bits: size of an on-chip memory for weights;
+    a network whose weights fit there as they are stored, biases included, is fetched once, and its weights cost the
+    buffer's price alone; 0: there is none.
+    format: how tensors are stored. run_bits: widths of a run of zeros that run lengths may be coded with, of which each
+    tensor takes the best. skip: which MACs are left out: those with a zero input, those with either operand zero, none.
+    relative: prices are relative to one MAC, so only ratios mean something.
     mac_pj_by_bits: prices of operations of layers whose weights have another width, by that width. A layer in a width
     without prices is refused.
     """
@@ -145,13 +157,16 @@ class FusedHardware:
     register_pj_per_mac: float = 0.0
     activation_pj: float = 0.0
     weight_reuse: int = 1
+    weight_buffer_bits: int = field(default=0, metadata={"later": True})
     format: str = "auto"
+    run_bits: list[int] = field(default_factory=lambda: [RUN_BITS], metadata={"later": True})
     skip: str = "both"
     relative: bool = False
     batch_size: int | None = None
     threshold: float = 2.0**-126
     note: str = ""
     source: dict[str, str] = field(default_factory=dict[str, str])
+    ranges: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         read: Mapping[Any, Any] = self.mac_pj_by_bits  # from JSON: texts as keys, plain values
@@ -175,9 +190,15 @@ class FusedHardware:
         if self.multiply_pj + self.accumulate_pj + self.dram_pj_per_bit <= 0:
             raise UserError("hardware: at least one price must be above 0")
         above("hardware.weight_reuse", self.weight_reuse, 0)
+        at_least("hardware.weight_buffer_bits", self.weight_buffer_bits, 0)
         one_of("hardware.format", self.format, FORMATS)
         one_of("hardware.skip", self.skip, SKIPS)
+        if not self.run_bits or len(set(self.run_bits)) < len(self.run_bits):
+            raise UserError(f"hardware.run_bits={self.run_bits} must be a list of widths, each of them once: [5]")
+        for bits in self.run_bits:
+            between("hardware.run_bits", bits, 1, 32)
         self._check_widths()
+        _check_ranges(self)
 
     def _check_widths(self) -> None:
         for bits, prices in self.mac_pj_by_bits.items():
@@ -204,6 +225,29 @@ class FusedHardware:
         self.check_bits(bits)
         own = OperationPrices(multiply_pj=self.multiply_pj, accumulate_pj=self.accumulate_pj, add_pj=self.add_pj)
         return self.mac_pj_by_bits.get(bits, own)
+
+
+def _check_ranges(hardware: HardwareConfig) -> None:
+    prices = {key: value for key, value in asdict(hardware).items() if "_pj" in key and isinstance(value, int | float)}
+    for key, ends in hardware.ranges.items():
+        one_of("hardware.ranges", key, prices)
+        if not isinstance(ends, list) or [type(end) in (int, float) for end in cast(list[Any], ends)] != [True, True]:
+            raise UserError(f"hardware.ranges.{key}={ends} must be two prices, [low, high]")
+        at_least(f"hardware.ranges.{key}: low", ends[0], 0)
+        at_least(f"hardware.ranges.{key}: high", ends[1], ends[0])
+        if not ends[0] <= prices[key] <= ends[1]:
+            raise UserError(
+                f"hardware.{key}={prices[key]:g} is not in its range, hardware.ranges.{key}=[{ends[0]:g},{ends[1]:g}]: "
+                "change both"
+            )
+    if len(hardware.ranges) > MAX_RANGES:
+        raise UserError(f"hardware.ranges has {len(hardware.ranges)} prices: at most {MAX_RANGES} can be ranges")
+
+
+def corners(hardware: HardwareConfig) -> list[HardwareConfig]:
+    """The hardware at every combination of the ends of its ranges, low ends first; nothing without ranges."""
+    at_ends = [dict(zip(hardware.ranges, prices, strict=True)) for prices in product(*hardware.ranges.values())]
+    return [cast(HardwareConfig, replace(cast(Any, hardware), **prices)) for prices in at_ends if prices]
 
 
 SCHEMAS: dict[str, type[HardwareConfig]] = {

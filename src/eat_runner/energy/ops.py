@@ -193,6 +193,7 @@ OPS: dict[str, Handler] = {
     "iadd": _ADD,
     "radd": _ADD,
     "sub": _ADD,
+    "Shift": _ADD,  # of methods/channels.py
     "mul": _MULTIPLY,
     "mul_": _MULTIPLY,
     "imul": _MULTIPLY,

@@ -32,11 +32,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from eat_runner.config import MeterConfig
 from eat_runner.config.bits import BitsConfig
 from eat_runner.config.hardware import HardwareConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import NETWORK_INPUT, Kind, LayerCounts
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules.fused import stored_calls
 from eat_runner.errors import UserError, one_line
 from eat_runner.methods.base import Method, Progress, Trained
+from eat_runner.taps import evaluation_mode
 
 CANDIDATES = 48  # scales that are tried: fractions 2^(-i / 12) of the largest magnitude, down to 1/16
 SAMPLED = 2**16  # values of a batch's tensor that a scale is chosen by
@@ -324,8 +326,8 @@ class Quantise(Method):
 
     untrainable = True
 
-    def __init__(self, config: BitsConfig, hardware: HardwareConfig):
-        super().__init__(config, hardware)
+    def __init__(self, config: BitsConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        super().__init__(config, hardware, budget)
         self.settings = config
         self.scales: dict[str, Tensor] = {}  # of the weights, while the network trains
         self.doing = Doing.NOTHING
@@ -360,7 +362,9 @@ class Quantise(Method):
             scales = self._weight_scales()
             for name, layer in self._layers():
                 layer.weight.copy_(rounded(layer.weight, scales[name], plan.weights[name], signed=True))
-            trained.count()
+            with evaluation_mode(model):
+                for x_nchw in trained.looked_at():
+                    model(x_nchw)
             self._calibrate(roundings)
             _label(model, plan)
             for name, layer in self._layers():

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.thresholds import ThresholdsConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.rules import RULES
 from eat_runner.energy.rules.base import share
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Trained
 
-SHARES = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # of a ReLU's positive outputs: the steps in which its threshold rises
-MEASUREMENTS = 8  # of the network, for each ReLU, at most
+SHARES = (0.25, 0.5, 0.75, 0.9)  # of a ReLU's positive outputs: the steps in which its threshold rises
+MEASUREMENTS = 5  # of the network, for each ReLU, at most
 SAMPLED = 10_000  # positive outputs of a call, at most, that thresholds are taken from
 
 
@@ -109,8 +110,8 @@ class Thresholds(Method):
     """Chooses after the training. The network never loses more accuracy than allowed, nor gains energy: both are
     measured on the network that is kept, and it stays as it was where they do not hold."""
 
-    def __init__(self, config: ThresholdsConfig, hardware: HardwareConfig):
-        super().__init__(config, hardware)
+    def __init__(self, config: ThresholdsConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        super().__init__(config, hardware, budget)
         self.allow = config.allow
         self.done: dict[str, Any] = {"thresholds": {}}
 

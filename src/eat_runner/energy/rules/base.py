@@ -36,6 +36,10 @@ class EnergyReport:
     ratio: energy with zero-skipping / without. floor: the ratio if every activation output were zero; None where it was
     not measured or means nothing. energy_uj_per_image, dense_uj_per_image: None where prices are relative.
     uncounted: operations whose cost is not in these numbers. note: what the numbers are and are not.
+    stored_weight_bytes: weights and biases, each once, as the hardware stores them. peak_activation_bytes: the most
+    that the tensors of an image need at once, as stored (energy/rules/fused.py, ``_peak_bits``). None where the rule
+    knows no memory. weights_on_chip: whether the weights stay there from image to image; None where there is no memory
+    for them.
     """
 
     hardware: str
@@ -46,6 +50,9 @@ class EnergyReport:
     layers: list[LayerEnergy] = field(default_factory=list[LayerEnergy])
     uncounted: tuple[str, ...] = ()
     note: str = ""
+    stored_weight_bytes: float | None = None
+    peak_activation_bytes: float | None = None
+    weights_on_chip: bool | None = None
 
     def summary(self) -> dict[str, float | None]:
         """The numbers without the layers: ratio, floor and energies per image."""

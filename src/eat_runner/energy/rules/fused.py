@@ -8,9 +8,9 @@ from typing import NamedTuple
 from eat_runner.config.hardware import FusedHardware
 from eat_runner.energy.counts import NETWORK_INPUT, Counts, Kind, LayerCounts
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport, LayerEnergy, MarginalPrices, share
+from eat_runner.energy.rules.storage import slope_bits, stored_bits
 
-RUN_BITS = 5  # run-length coding of zeros as in Eyeriss (JSSC 2017): a 5-bit run before each value
-LONGEST_RUN = 32  # zeros in one code word: a run of 31 and a value that is itself zero
+BITS_PER_BYTE = 8
 BIAS_BITS = 32  # of a layer whose weights have a width of their own: what is added to 32-bit sums
 OPENING = frozenset({Kind.CONV, Kind.LINEAR})
 ABSORBED = frozenset({Kind.BATCH_NORM, Kind.ADD, Kind.RELU, Kind.ACTIVATION})
@@ -26,7 +26,9 @@ class Fused:
         """Energies in uJ, or none where prices are relative. "Dense" has the same widths, and no zeros. Raises
         UserError for a layer whose weights have a width that the hardware has no prices for."""
         tensors = _tensors(counts.layers, hardware)
-        layers = [_group_energy(group, tensors, hardware) for group in _fuse(counts.layers)]
+        groups = _fuse(counts.layers)
+        memory = _weight_memory(groups, hardware)
+        layers = [_group_energy(group, tensors, memory, hardware) for group in groups]
         energy_pj = sum(layer.energy_pj for layer in layers)
         dense_pj = sum(layer.dense_pj for layer in layers)
         return EnergyReport(
@@ -38,14 +40,19 @@ class Fused:
             layers=layers,
             uncounted=counts.uncounted,
             note=hardware.note,
+            stored_weight_bytes=memory.stored_bits / BITS_PER_BYTE,
+            peak_activation_bytes=_peak_bits(groups, tensors, hardware) / BITS_PER_BYTE,
+            weights_on_chip=memory.on_chip if hardware.weight_buffer_bits else None,
         )
 
     def marginal_pj(self, counts: Counts, hardware: FusedHardware) -> MarginalPrices:
         """A non-zero costs the slope of the storage format, written once and read by each reader, and the products that
         ``skip`` would leave out without it. Of a reader that sees a part of a tensor, through a view, it costs that
-        part, by elements. What is inside a group is not stored and has no price; nor has a bias."""
+        part, by elements. What is inside a group is not stored and has no price; nor has a bias. Where the weights live
+        is taken as it is: the step at which they come to stay on chip is in no slope."""
         tensors = _tensors(counts.layers, hardware)
         groups = _fuse(counts.layers)
+        memory = _weight_memory(groups, hardware)
         activations = {group.last.call: 0.0 for group in groups}
         weights: dict[int, float] = {}
         for group in groups:
@@ -53,7 +60,7 @@ class Fused:
                 if piece.made_by != NETWORK_INPUT:
                     activations[piece.made_by] += pj * min(1.0, share(piece.elements, tensors[piece.made_by].elements))
             if group.first.weight_elements:
-                weights[group.first.call] = _weight_slope(group.first, hardware)
+                weights[group.first.call] = _weight_slope(group.first, memory, hardware)
         return MarginalPrices(activations, weights)
 
 
@@ -207,17 +214,63 @@ def _tensors(rows: Sequence[LayerCounts], hardware: FusedHardware) -> dict[int, 
     return tensors
 
 
-def _group_energy(group: _Group, tensors: dict[int, _Tensor], hardware: FusedHardware) -> LayerEnergy:
+class _WeightMemory(NamedTuple):
+    """Bits of all weights as they are stored, price of a bit of them, and of a bit of them dense, for an image."""
+
+    stored_bits: float
+    on_chip: bool
+    pj_per_bit: float
+    dense_pj_per_bit: float
+
+
+def _weight_memory(groups: Sequence[_Group], hardware: FusedHardware) -> _WeightMemory:
+    """Weights that fit on chip, all of them, cost the buffer's price; others come from DRAM for ``weight_reuse``
+    images, through the buffer for each. Stored and dense weights are decided for apart. A module that is called twice
+    is stored once."""
+    stored = dense = 0.0
+    for group in {group.first.call if group.first.functional else group.first.name: group for group in groups}.values():
+        for elements, nonzeros, bits in _weights(group, hardware):
+            stored += _stored_bits(elements, nonzeros, bits, hardware)
+            dense += elements * bits
+
+    def fits(size: float) -> bool:
+        return 0 < hardware.weight_buffer_bits >= size
+
+    streamed = hardware.dram_pj_per_bit / hardware.weight_reuse + hardware.buffer_pj_per_bit
+    stored_pj, dense_pj = (hardware.buffer_pj_per_bit if fits(size) else streamed for size in (stored, dense))
+    return _WeightMemory(stored, fits(stored), stored_pj, dense_pj)
+
+
+def _peak_bits(groups: Sequence[_Group], tensors: dict[int, _Tensor], hardware: FusedHardware) -> float:
+    """The largest sum of the tensors that are alive in a group, each as it is stored, whole. Groups run one after the
+    other, by their last call: by then all that they read is there. A tensor is alive from the group that writes it to
+    the last one that reads it, both included; the network's input from the first group on."""
+    order = sorted(groups, key=lambda group: group.last.call)
+    whole = {group.last.call: group.written for group in order}
+    images = [piece for group in order for piece in group.reads if piece.made_by == NETWORK_INPUT]
+    whole |= {NETWORK_INPUT: max(images, key=lambda piece: piece.elements)} if images else {}
+    born = {NETWORK_INPUT: 0} | {group.last.call: place for place, group in enumerate(order)}
+    last_read = born | {piece.made_by: place for place, group in enumerate(order) for piece in group.reads}
+    alive = [0.0] * len(order)
+    for call, piece in whole.items():
+        size = _stored_bits(piece.elements, piece.nonzeros, tensors[call].bits, hardware)
+        for place in range(born[call], last_read[call] + 1):
+            alive[place] += size
+    return max(alive, default=0.0)
+
+
+def _group_energy(
+    group: _Group, tensors: dict[int, _Tensor], memory: _WeightMemory, hardware: FusedHardware
+) -> LayerEnergy:
     first, written = group.first, group.written
     energy_pj = dense_pj = 0.0
     for piece in (*group.reads, written):
         _, bits, pj_per_bit = tensors[piece.made_by]
-        energy_pj += pj_per_bit * stored_bits(piece.elements, piece.nonzeros, bits, hardware.format)
+        energy_pj += pj_per_bit * _stored_bits(piece.elements, piece.nonzeros, bits, hardware)
         dense_pj += pj_per_bit * piece.elements * bits
-    weights_pj_per_bit = _weights_pj_per_bit(hardware)
     for elements, nonzeros, bits in _weights(group, hardware):
-        energy_pj += weights_pj_per_bit * stored_bits(elements, nonzeros, bits, hardware.format)
-        dense_pj += weights_pj_per_bit * elements * bits
+        energy_pj += memory.pj_per_bit * _stored_bits(elements, nonzeros, bits, hardware)
+        dense_pj += memory.dense_pj_per_bit * elements * bits
     mac_pj = _mac_pj(first, hardware)
     element_ops_pj = sum(
         _element_ops_pj(row, first.weight_bits, hardware)
@@ -230,40 +283,8 @@ def _group_energy(group: _Group, tensors: dict[int, _Tensor], hardware: FusedHar
     return LayerEnergy(first.name, op, energy_pj, dense_pj, share(written.nonzeros, written.elements))
 
 
-def stored_bits(elements: float, nonzeros: float, bits: int, format: str) -> float:
-    """Bits that a tensor takes: dense, with a bitmask, or run-length coded (an upper bound), or the least of them."""
-    dense = elements * bits
-    if format == "dense":
-        return dense
-    if format == "bitmask":
-        return min(dense, _bitmask_bits(elements, nonzeros, bits))
-    if format == "run_length":
-        return min(dense, _run_length_bits(elements, nonzeros, bits))
-    return min(dense, _bitmask_bits(elements, nonzeros, bits), _run_length_bits(elements, nonzeros, bits))
-
-
-def slope_bits(elements: float, nonzeros: float, bits: int, format: str) -> float:
-    """Bits that one more non-zero takes, on average: the slope of ``stored_bits`` in the compressed format in force.
-
-    A bitmask holds the value; run lengths hold the value and its run, and have in one of 32 cases a code word for a
-    longest run of zeros less. A dense tensor is given the slope of its best compressed format, too: else there would be
-    no slope towards the break-even. 0 where the format is ``dense``, whatever the tensor holds.
-    """
-    if format == "dense":
-        return 0.0
-    bitmask, run_length = float(bits), (bits + RUN_BITS) * (LONGEST_RUN - 1) / LONGEST_RUN
-    if format == "auto":
-        masked = _bitmask_bits(elements, nonzeros, bits) <= _run_length_bits(elements, nonzeros, bits)
-        return bitmask if masked else run_length
-    return bitmask if format == "bitmask" else run_length
-
-
-def _bitmask_bits(elements: float, nonzeros: float, bits: int) -> float:
-    return nonzeros * bits + elements
-
-
-def _run_length_bits(elements: float, nonzeros: float, bits: int) -> float:
-    return (nonzeros + (elements - nonzeros) // LONGEST_RUN + 1) * (bits + RUN_BITS)
+def _stored_bits(elements: float, nonzeros: float, bits: int, hardware: FusedHardware) -> float:
+    return stored_bits(elements, nonzeros, bits, hardware.format, hardware.run_bits)
 
 
 def _activation_slopes(
@@ -273,7 +294,7 @@ def _activation_slopes(
 
     def storage_pj(piece: _Piece) -> float:
         _, bits, pj_per_bit = tensors[piece.made_by]
-        return pj_per_bit * slope_bits(piece.elements, piece.nonzeros, bits, hardware.format)
+        return pj_per_bit * slope_bits(piece.elements, piece.nonzeros, bits, hardware.format, hardware.run_bits)
 
     for piece in (group.written, *group.reads):
         yield piece, storage_pj(piece)
@@ -286,10 +307,10 @@ def _activation_slopes(
             yield piece, product_pj
 
 
-def _weight_slope(row: LayerCounts, hardware: FusedHardware) -> float:
+def _weight_slope(row: LayerCounts, memory: _WeightMemory, hardware: FusedHardware) -> float:
     bits = row.weight_bits or hardware.bits
-    slope = slope_bits(row.weight_elements, row.weight_nonzeros, bits, hardware.format)
-    storage_pj = _weights_pj_per_bit(hardware) * slope
+    slope = slope_bits(row.weight_elements, row.weight_nonzeros, bits, hardware.format, hardware.run_bits)
+    storage_pj = memory.pj_per_bit * slope
     if hardware.skip != "both":
         return storage_pj
     return storage_pj + _mac_pj(row, hardware) * share(row.macs_both_nonzero / row.images, row.weight_nonzeros)
@@ -305,21 +326,17 @@ def _mac_pj(row: LayerCounts, hardware: FusedHardware) -> float:
     return one.multiply_pj + one.accumulate_pj + hardware.register_pj_per_mac
 
 
-def _weights_pj_per_bit(hardware: FusedHardware) -> float:
-    """From DRAM for ``weight_reuse`` images, through the buffer for each."""
-    return hardware.dram_pj_per_bit / hardware.weight_reuse + hardware.buffer_pj_per_bit
-
-
 def _weights(group: _Group, hardware: FusedHardware) -> list[tuple[int, int, int]]:
-    """(elements, non-zeros, bits) of the weights and of the bias. A folded batch norm makes the bias one value a
-    channel."""
+    """(elements, non-zeros, bits) of the weights, of the bias, and of constants that are added later. A folded batch
+    norm makes the bias one value a channel."""
     first = group.first
     folded = [row for row in group.rows[1:] if row.kind == Kind.BATCH_NORM]
     channels = folded[0].statistics_elements // 2 if folded else 0
     bias = (channels, channels) if folded else (first.bias_elements, first.bias_nonzeros)
+    shifts = [(row.bias_elements, row.bias_nonzeros) for row in group.rows[1:] if row.kind == Kind.ADD]
     parts = [
         (first.weight_elements, first.weight_nonzeros, first.weight_bits or hardware.bits),
-        (*bias, BIAS_BITS if first.weight_bits else hardware.bits),
+        *((*values, BIAS_BITS if first.weight_bits else hardware.bits) for values in (bias, *shifts)),
     ]
     return [part for part in parts if part[0]]
 
