@@ -126,7 +126,7 @@ def test_a_scale_has_the_least_error_among_finely_spaced_ones(bits):
 
         full = np.abs(row).max() / top
         least = min(error(full * part) for part in np.linspace(0.05, 1, 400))
-        assert error(scale) <= 1.05 * least
+        assert error(scale) <= 1.1 * least  # candidates are 6 % apart
         assert (scale < 0.9 * full) == (bits == 4)  # clipping pays with few bits
 
 
