@@ -545,7 +545,7 @@ def test_other_networks_of_ours(name, integers):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d", "alexnet"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d"])
 def test_torchvisions_networks(arch):
     from torchvision.models import get_model
 
