@@ -14,7 +14,8 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
-    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, compact, loggers, experiment"
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, compact, loggers, recipe, "
+    "experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -132,6 +133,12 @@ BAD: dict[str, str] = {
     "stay, whatever they cost: choose pruning=magnitude",
     "pruning=magnitude pruning.structure=2:4 pruning.ranking=erk": "pruning.ranking=erk does not fit "
     "pruning.structure=2:4: leave it out",
+    "schedule.target=0": "schedule.target=0 is out of range: it must be a finite number > 0",
+    "schedule.target=1.5": "schedule.target=1.5 is out of range: it must be between 0 and 1",
+    "schedule.target=few": "schedule.target=few is of the wrong type: schedule.target is a number",
+    "schedule.target=0.3 schedule.rate=0": "schedule.rate=0 is out of range: it must be a finite number > 0",
+    "schedule.target=0.3 schedule.cap=-1": "schedule.cap=-1 is out of range: it must be a finite number > 0",
+    "schedule.target=0.3 penalty=l1": "schedule.target=0.3 is a density, and penalty=l1 counts none: use penalty=l0",
     "budget=0 pruning=energy": "budget=0 is out of range: it must be a finite number > 0",
     "budget=-1 pruning=energy": "budget=-1 is out of range: it must be a finite number > 0",
     "budget=nan pruning=energy": "budget=nan is out of range: it must be a finite number > 0",
@@ -281,7 +288,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "# @package _global_\na: 3\n  x: 1\n",
         'mapping values are not allowed here in "{file}", line 3, column 4',
     ),
-    "empty": ("", "an experiment's file must begin with the line: # @package _global_"),
+    "empty": ("", "the file of experiment must begin with the line: # @package _global_"),
     "choice": (
         "# @package _global_\ndefaults: [{override /trainer: fats}]\n",
         "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eat_runner.config.groups import GROUPS
-from eat_runner.config.identity import NOT_PRICES, digest, is_plain_baseline
+from eat_runner.config.identity import BUDGETS, NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
 from eat_runner.config.root import is_penalised
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport
@@ -123,6 +123,12 @@ def _sigma(facts: Facts) -> float | None:
     return None if sigma is None else _real(sigma)
 
 
+def _budget_met(facts: Facts) -> str:
+    """Empty without a budget."""
+    budget = facts.record.budget
+    return "" if budget is None else "met" if budget["met"] else "missed"
+
+
 def _seconds(facts: Facts) -> float:
     return _real(sum(seconds or 0.0 for seconds in facts.record.timings.values()))
 
@@ -164,8 +170,10 @@ AFTER_PENALTY = ("penalty", "schedule")  # of which nothing matters without a pe
 
 def knobs(facts: Facts) -> dict[str, Scalar]:
     """What a run chose of the groups that vary within a family, beyond the columns below: ``pruning`` (which variant of
-    a method) and ``pruning.amount``. Groups that had no part in the result are left out."""
-    found: dict[str, Scalar] = {}
+    a method) and ``pruning.amount``. Groups that had no part in the result are left out. And its budget."""
+    found: dict[str, Scalar] = {
+        key: _real(facts.record.determinants[key]) for key in BUDGETS if key in facts.record.determinants
+    }
     for group, entry in GROUPS.items():
         varies = entry.varied or entry.method
         if not varies or group not in facts.record.determinants or (group in AFTER_PENALTY and not facts.is_penalised):
@@ -184,13 +192,14 @@ def _knob(value: Any) -> Scalar:
 
 def knob_columns(chosen: Sequence[Mapping[str, Scalar]]) -> list[Column]:
     """The columns of knobs that vary among these runs (penalised, or with a method), in the order of their groups. A
-    method's name is there as soon as one run has it."""
+    method's name is there as soon as one run has it, and so is a budget."""
     values: dict[str, dict[str, Scalar]] = {}
     for run in chosen:
         for key, value in run.items():
             values.setdefault(key, {})[repr(value)] = value
-    varied = [key for key, found in values.items() if len(found) > 1 or key in GROUPS]
-    varied.sort(key=lambda key: list(GROUPS).index(key.partition(".")[0]))
+    order = [*GROUPS, *BUDGETS]
+    varied = [key for key, found in values.items() if len(found) > 1 or key in order]
+    varied.sort(key=lambda key: order.index(key.partition(".")[0]))
     return [Column(key=key, kind=OBJECT, describes=True) for key in varied]
 
 
@@ -305,6 +314,7 @@ COLUMNS = (
         rank=6,
     ),
     Column(key="firing_rate_test", kind=REAL, measure=True, read=lambda f: _share(f.record.firing_rate_test)),
+    Column(key="budget_met", read=_budget_met),
     Column(key="epochs", kind=WHOLE, read=lambda f: _whole(f.record.epochs_done)),
     Column(key="parameters", kind=WHOLE, read=lambda f: _whole(f.record.parameters)),
     Column(key="seconds", kind=REAL, read=_seconds),

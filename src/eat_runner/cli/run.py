@@ -120,7 +120,7 @@ def print_plan(runs: "list[PlannedRun]") -> None:
     todo = [run for run in runs if run.status not in FINAL]
     for run in runs:
         left = run.reason or (_duration(run.seconds) if run in todo else "")
-        print(f"{run.run_id:{width}}  {run.status:11}  {left}".rstrip())
+        print(f"{run.run_id:{width}}  {run.status:11}  {left:7}  {run.budget}".rstrip())
     time = f", about {_duration(sum(run.seconds for run in todo))}" if todo else ""
     print(f"{len(runs)} runs: {len(runs) - len(todo)} done, {len(todo)} to do{time}")
 

@@ -13,7 +13,8 @@ from eat_runner.config.schedule import ScheduleConfig
 # what names a price list and says where its prices come from
 NOT_PRICES = frozenset({"name", "process_nm", "note", "source"})
 # root keys that an experiment varies within a family, beside the groups that it varies
-VARIED_KEYS = frozenset({"lambda", "seed", "budget", "budget_uj"})
+BUDGETS = ("budget", "budget_uj")
+VARIED_KEYS = frozenset({"lambda", "seed", *BUDGETS})
 HASH_DIGITS = 8
 
 
@@ -46,8 +47,7 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
     if config.reads_hardware:
         values["hardware"] = {key: value for key, value in asdict(config.hardware).items() if key not in NOT_PRICES}
-    budgets = {"budget": config.budget, "budget_uj": config.budget_uj}
-    values |= {key: value for key, value in budgets.items() if value is not None}
+    values |= {key: limit for key in BUDGETS if (limit := getattr(config, key)) is not None}
     values |= {"lambda": config.lambda_, "seed": config.seed, "data": data_fingerprint}
     if start.parent is not None:
         values["parent"] = start.parent

@@ -99,6 +99,11 @@ class ExperimentConfig:
                 "follows, init=RUN trainer.epochs=0"
             )
         self._check_budget()
+        if self.schedule.target is not None and self.is_penalised and self.penalty.name != "l0":
+            raise UserError(
+                f"schedule.target={self.schedule.target:g} is a density, and penalty={self.penalty.name} counts none: "
+                "use penalty=l0"
+            )
         if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0\n"):
             raise UserError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'")
 
@@ -172,6 +177,6 @@ class ExperimentConfig:
         """The same experiment with what cannot matter set to one value: penalty and schedule of a training without
         penalty, the knobs of methods that are not chosen."""
         unpenalised: dict[str, Any] = {"lambda_": 0.0, "penalty": PenaltyConfig(), "schedule": ScheduleConfig()}
-        changes = {} if self.is_penalised else unpenalised
+        changes = {"schedule": self.schedule.settled()} if self.is_penalised else unpenalised
         chosen = {name: method.settled(self.has_budget) for name, method in self.chosen_methods.items()}
         return replace(self, methods=default_methods() | chosen, **changes)

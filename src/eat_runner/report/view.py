@@ -78,7 +78,8 @@ class Report:
     @property
     def facts(self) -> list[str]:
         """What holds for all families."""
-        return [hardware_line(self.hardware), f"selection={self.selection}: {rule(self.selection, self.axes)}"]
+        lines = [hardware_line(self.hardware), f"selection={self.selection}: {rule(self.selection, self.axes)}"]
+        return [*lines, *filter(None, [budgets_line(self.runs)])]
 
     @property
     def front_caption(self) -> str:
@@ -100,6 +101,14 @@ def hardware_line(hardware: HardwareConfig) -> str:
     batch = "" if hardware.batch_size is None else f", metered in batches of {hardware.batch_size}"
     note = f": {hardware.note}" if hardware.note else ""
     return printable(f"hardware {hardware.name} ({hardware.process_nm} nm{batch}){note}")
+
+
+def budgets_line(runs: pd.DataFrame) -> str:
+    """How many of the runs that had a budget met it; empty where none had one."""
+    judged = runs[runs["budget_met"] != ""]
+    missed = judged[judged["budget_met"] == "missed"]["run_id"]
+    names = f": {', '.join(missed.head(MAX_REASONS))} missed it" if len(missed) else ""
+    return f"{len(judged) - len(missed)} of {len(judged)} runs met their budget{names}" if len(judged) else ""
 
 
 def missing(runs: pd.DataFrame) -> list[str]:

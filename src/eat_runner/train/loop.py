@@ -26,6 +26,7 @@ from eat_runner.methods.base import Method, Progress, Trained
 from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
+from eat_runner.train.ascent import Ascent
 from eat_runner.train.evaluate import LOOK, LOOKED_AT, VALIDATION, Evaluation, evaluate, pixels_of
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
@@ -65,7 +66,7 @@ class Trainer:
             self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         self.penalty = self._penalty()
-        self.multiplier = 1.0  # of lambda's schedule; who moves it (a dual ascent) finds it in the state again
+        self.ascent = Ascent(config.schedule)
         self.epoch = 0  # of these, finished
         self.step = 0  # of these, done in the epoch that is under way
         exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
@@ -130,7 +131,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "penalty": self.penalty.state(),
             "methods": {name: method.state() for name, method in self.methods.items()},
-            "multiplier": self.multiplier,
+            "ascent": self.ascent.state(),
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
@@ -145,7 +146,8 @@ class Trainer:
         self.penalty.load_state(state.get("penalty", {}))  # a checkpoint of the first version has none
         for name, method in self.methods.items():
             method.load_state(state["methods"][name])
-        self.multiplier = state.get("multiplier", 1.0)
+        if "ascent" in state:  # an older checkpoint has none
+            self.ascent.load_state(state["ascent"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.sums.copy_(state["sums"])
         self.history = [EpochRow(**row) for row in state["history"]]
@@ -245,6 +247,8 @@ class Trainer:
             self.sums[0] += made.cross_entropy
             if made.penalty is not None:
                 self.sums[1] += made.penalty
+                if config.schedule.target is not None:  # reading it waits for the device
+                    self.ascent.follow(float(made.penalty) / float(self.penalty.largest))
             self.sums[2] += (made.logits.argmax(1) == labels).float().mean()
             self.step += 1
             if self.step % STEPS_BETWEEN_REPORTS == 0:
@@ -319,12 +323,14 @@ class Trainer:
         return Progress(self.epoch * self.steps + step, self.steps, self.config.trainer.epochs)
 
     def lambda_t_at(self, step: int) -> float:
-        """lambda of a step of the epoch that is under way: schedule times multiplier."""
+        """lambda of a step of the epoch that is under way: the schedule's, times the ascent's multiplier."""
         config = self.config
         if not config.is_penalised:
             return 0.0
         step += self.epoch * self.steps
-        return self.multiplier * lambda_at(config.schedule, config.lambda_, step, self.steps, config.trainer.epochs)
+        return self.ascent.multiplier * lambda_at(
+            config.schedule, config.lambda_, step, self.steps, config.trainer.epochs
+        )
 
     def _figures(self) -> str:
         cross_entropy, penalty, accuracy = self._means(max(self.step, 1))

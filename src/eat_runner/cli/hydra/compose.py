@@ -14,7 +14,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
-from eat_runner.cli.help import choices
+from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.config.groups import DEFAULT, GROUPS, method_groups
 from eat_runner.config.logger import LoggerConfig
 from eat_runner.config.method import NONE
@@ -76,7 +76,7 @@ def no_key(key: str) -> str:
     if key in types:  # another choice of the group has it
         return f"{key} is no key of the {group} that is chosen: leave it out, or choose another {group}"
     inside = {known.rpartition(".")[2]: known for known in types if known.startswith(f"{group}.")}
-    top = [*(known for known in types if "." not in known), *GROUPS, "experiment"]
+    top = [*(known for known in types if "." not in known), *GROUPS, *COMBINATIONS]
     # of keys that end alike, the first: root keys, then the groups
     anywhere = {known.rpartition(".")[2]: known for known in reversed([*top, *types])}
     meant = inside or anywhere
@@ -250,8 +250,8 @@ def _check_keys(job: DictConfig) -> None:
         if key not in job or (key in GROUPS and not isinstance(job[key], DictConfig)):
             raise UserError(f"{key} is missing: every key and group needs a value, so leave out what takes it away")
     for key in map(str, job):
-        if key == "experiment":
-            raise UserError("an experiment's file must begin with the line: # @package _global_")
+        if key in COMBINATIONS:
+            raise UserError(f"the file of {key} must begin with the line: # @package _global_")
         if key not in known:
             raise UserError(no_key(key))
         for inner in job[key] if key in GROUPS and key != LOGGERS else ():
