@@ -14,6 +14,7 @@ from eat_runner.config.identity import run_id
 from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
+from eat_runner.progress import duration
 from eat_runner.records import FINAL
 from reproduction import cells, report
 from reproduction.cells import Cell, Job, Plan, Scale, job, read_plan, run_folder, status_of
@@ -153,7 +154,7 @@ def _state(one: Job, folder: Path) -> str:
     if not runs:
         return missing
     done = sum(status_of(folder, identity) in FINAL for identity in runs)
-    text = f"{len(runs)} runs, {done} done" + (f", {_duration(one.seconds)} to go" if one.todo else "")
+    text = f"{len(runs)} runs, {done} done" + (f", {duration(one.seconds)} to go" if one.todo else "")
     return text + (f"; the others cannot be run: {missing}" if missing else "")
 
 
@@ -165,19 +166,13 @@ def summary(planned: Sequence[Job]) -> str:
     if not todo:
         return text
     return (
-        f"{text}, about {_duration(sum(one.seconds for one in planned))} in one process (measured over a few steps of "
+        f"{text}, about {duration(sum(one.seconds for one in planned))} in one process (measured over a few steps of "
         "each kind)\nThe same command in another shell shares the work; stopped, the same command goes on."
     )
 
 
 def _title(cell: Cell) -> str:
     return cell.title if cell.kind == cells.TABLE1 else f"{cell.experiment} ({cell.dataset})"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def run_all(planned: Sequence[Job], folder: Path) -> None:
