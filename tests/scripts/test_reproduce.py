@@ -328,7 +328,7 @@ def test_the_ablation_has_a_row_a_setting_and_the_baseline_no_sigma(tmp_path: Pa
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex (Debian: texlive-latex-base)")
 def test_latex_compiles_and_fits_the_line(tmp_path: Path) -> None:
-    keys = report.TABLE1_KEYS, report.TABLE2_KEYS, report.CHOICES_KEYS, report.ACCOUNTING_KEYS
+    keys = [report.KEYS[stem] for stem in ("table1", "table2", "choices", "accounting")]
     every = "".join(map(chr, ESCAPES))
     row = {"dataset": every, "note": every, "hardware": "a long name " * 5, "st_ratio": 0.5, "st_ratio_std": 0.1}
     tables_ = [latex(report.as_table([row] * 3, columns), f"50 % {every}", [every]) for columns in keys]
@@ -442,7 +442,7 @@ def test_a_full_plan_counts_by_its_finished_runs(tmp_path: Path) -> None:
     runs = sorted((tmp_path / "full" / RUNS).iterdir())
     for run in runs:
         (run / "record.json").unlink()
-    page = report._Page(tmp_path / "slim", full.__class__("slim", {}, {}, ""))
+    page = report.PaperPage(tmp_path / "slim", full.__class__("slim", {}, {}, ""))
     assert page.full_scale(TABLE1) == " Scale full, the paper's protocol, was not run here."
     write_run(runs[0].parent, config(0, 0, "gtsrb"))
     assert page.full_scale(TABLE1) == " Of scale full, the paper's protocol, 1 of 2 runs are done."
@@ -549,7 +549,9 @@ def test_a_damaged_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Capt
     assert reproduce.exit_code([unfinished], tmp_path / "slim") == 75
     (tmp_path / "slim").rename(tmp_path / "full")
     handmade(tmp_path / "slim")
-    assert " 7 of 8 runs are done." in report._Page(tmp_path / "slim", read_plan(tmp_path / "slim")).full_scale(TABLE1)
+    assert " 7 of 8 runs are done." in report.PaperPage(tmp_path / "slim", read_plan(tmp_path / "slim")).full_scale(
+        TABLE1
+    )
     assert reproduce.command(["--report-only", "--results", str(tmp_path)]) == 1  # of the scale that has a plan: full
     assert (tmp_path / "full" / "README.md").exists()
     assert not (tmp_path / "slim" / "README.md").exists()

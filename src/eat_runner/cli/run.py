@@ -127,17 +127,15 @@ def _several_methods(configs: list[ExperimentConfig]) -> bool:
 
 def print_plan(runs: "list[PlannedRun]") -> None:
     """A line a run, and what is left to do."""
+    from eat_runner.progress import duration  # rich takes a while, and --help need not wait for it
+
     width = max(len(run.run_id) for run in runs)
     todo = [run for run in runs if run.status not in FINAL]
     for run in runs:
-        left = run.reason or (_duration(run.seconds) if run in todo else "")
+        left = run.reason or (duration(run.seconds) if run in todo else "")
         print(f"{run.run_id:{width}}  {run.status:11}  {left:7}  {run.budget}".rstrip())
-    time = f", about {_duration(sum(run.seconds for run in todo))}" if todo else ""
+    time = f", about {duration(sum(run.seconds for run in todo))}" if todo else ""
     print(f"{len(runs)} runs: {len(runs) - len(todo)} done, {len(todo)} to do{time}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 if __name__ == "__main__":
