@@ -51,6 +51,11 @@ class HardwareConfig(Protocol):
     @property
     def ranges(self) -> dict[str, Any]: ...
 
+    @property
+    def saves_zeros(self) -> bool:
+        """Whether a zero costs less than another value: if not, there are no marginal prices to train with."""
+        ...
+
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
         ...
@@ -88,6 +93,10 @@ class PublishedHardware:
     def relative(self) -> bool:
         """Its prices are in pJ."""
         return False
+
+    @property
+    def saves_zeros(self) -> bool:
+        return True
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["published"])
@@ -167,6 +176,10 @@ class FusedHardware:
             int(bits): OperationPrices(**prices) if isinstance(prices, dict) else prices
             for bits, prices in read.items()
         }
+
+    @property
+    def saves_zeros(self) -> bool:
+        return self.format != "dense" or self.skip != "none"
 
     def check(self) -> None:
         one_of("hardware.rule", self.rule, ["fused"])

@@ -107,6 +107,11 @@ class ExperimentConfig:
                 )
         for bits in sorted(self.widths):
             hardware.check_bits(bits)
+        if self.is_penalised and self.penalty.reads_hardware and not hardware.saves_zeros:
+            raise UserError(
+                f"penalty.weighting={self.penalty.weighting} weights by what a zero saves, and hardware={hardware.name} "
+                "saves nothing for zeros: choose another weighting or other hardware"
+            )
 
     def group(self, name: str) -> Any:
         """The configuration of a group that is no method."""
