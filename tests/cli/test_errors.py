@@ -136,6 +136,8 @@ BAD: dict[str, str] = {
     "+hardware.ranges={batch_size:[1,4]}": "hardware.ranges=batch_size is unknown: choose one of dram_pj_per_value, "
     "multiply_pj",
     "hardware.ranges=[1,2]": "hardware.ranges=[1,2] is of the wrong type: hardware.ranges is a mapping",
+    "hardware=dense_7nm_int8 penalty.weighting=energy": "penalty.weighting=energy weights by what a zero saves, and "
+    "hardware=dense_7nm_int8 saves nothing for zeros: choose another weighting or other hardware",
     "hardware.source=3": "hardware.source=3 is of the wrong type: hardware.source is a mapping",
     "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
     "selection=best": "selection=best is unknown: choose one of validation, paper",
