@@ -178,7 +178,7 @@ def test_the_ways_to_write_a_lambda(written: str, value: float, command: Command
 def test_an_experiments_sweep_needs_no_flag_and_yields_to_the_command_line(
     command: Command, experiment: FakeExperiment
 ) -> None:
-    assert command("experiment=demo lambda=0,4 seed=3") == 0
+    assert command("experiment=gtsrb_slim lambda=0,4 seed=3") == 0
     assert experiment.ran == [(0.0, 3), (4.0, 3)]
 
 

@@ -589,7 +589,7 @@ def test_the_full_scale_is_in_bf16_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 1.0)])
     cell = Cell("demo", kind, "digits", "GTSRB", "ResNet18")
-    job = Job(cell, ("experiment=demo", "model.width=2"), tmp_path / "data")
+    job = Job(cell, ("experiment=gtsrb_slim", "dataset=digits", "model.width=2"), tmp_path / "data")
     planned = reproduce.plan_cell(job, SCALES[scale], tmp_path, gpu, download=False)
     assert {config.trainer.precision for config in planned.configs.values()} == {precision}
     assert len(planned.todo) == planned.seconds == 10
@@ -609,7 +609,7 @@ def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
 
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
-    overrides = ("experiment=demo", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1")
+    overrides = ("experiment=gtsrb_slim", "dataset=digits", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1")
     cells = [Cell(f"seed {seed}", TABLE1, "digits", "GTSRB", "ResNet18") for seed in (0, 1, 1)]  # two are the same
     todo = [Job(cell, (*overrides, f"seed={cell.experiment[-1]}"), tmp_path / "data") for cell in cells]
     reproduce.run_all(reproduce.plan_all(todo, SCALES["smoke"], tmp_path, False, False), tmp_path)
@@ -620,8 +620,10 @@ def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
 def test_runs_that_another_cell_makes_are_not_estimated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
     cell = Cell("demo", CHOICES, "digits", "GTSRB", "ResNet18")
-    job = Job(cell, ("experiment=demo", "model.width=2", "lambda=0,1", "seed=0"), tmp_path / "data")
-    more = Job(replace(cell, experiment="more"), (*job.overrides[:2], "lambda=0,1,2", "seed=0"), job.data_dir)
+    job = Job(
+        cell, ("experiment=gtsrb_slim", "dataset=digits", "model.width=2", "lambda=0,1", "seed=0"), tmp_path / "data"
+    )
+    more = Job(replace(cell, experiment="more"), (*job.overrides[:3], "lambda=0,1,2", "seed=0"), job.data_dir)
     planned = reproduce.plan_all([job, more], SCALES["smoke"], tmp_path, False, False)
     assert [one.seconds for one in planned] == [6.0, 3.0]
     assert reproduce.summary(planned).startswith("3 runs, 0 done, 3 to do, about 9 s")
