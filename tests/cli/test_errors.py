@@ -14,7 +14,7 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
-    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, thresholds, compact, "
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, bits, thresholds, compact, "
     "loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
@@ -216,6 +216,25 @@ BAD: dict[str, str] = {
     "compact=exat": "compact=exat is unknown: did you mean compact=exact? All: exact, fired, none",
     "compact=fired compact.name=dead": "compact.name=dead is unknown: choose one of exact, fired, none",
     "compact=exact compact.allow=1": "compact.allow is no key: choose among compact.name",
+    "bits=3": "bits=3 is unknown: choose one of 4, 8, none",
+    "bits=int8": "bits=int8 is unknown: choose one of 4, 8, none",
+    "bits=4.5": "bits=4.5 is unknown: choose one of 4, 8, none",
+    "-m bits=8,16 hardware=fused_45nm_int8": "bits=16 is unknown: choose one of 4, 8, none",
+    "bits=true": GROUP_EMPTY,
+    "bits.begin=0.5": "bits is not chosen, so its keys mean nothing: leave them out, or write bits=NAME",
+    "bits=8 hardware=fused_45nm_int8 bits.begin=2": "bits.begin=2 is out of range: it must be between 0 and 1",
+    "bits=8 hardware=fused_45nm_int8 bits.begin=-0.1": "bits.begin=-0.1 is out of range: it must be between 0 and 1",
+    "bits=4 hardware=fused_45nm_int8 bits.first_last_8=maybe": "bits.first_last_8=maybe is of the wrong type: "
+    "bits.first_last_8 is true or false",
+    "bits=8 hardware=fused_45nm_int8 bits.name=2": "bits.name=2 is unknown: choose one of none, 8, 4",
+    "bits=8": "hardware published prices 32-bit values, not 8 bits: use hardware with rule: fused, such as "
+    "hardware=fused_45nm_int8",
+    "bits=4": "hardware published prices 32-bit values, not 4 bits: use hardware with rule: fused, such as "
+    "hardware=fused_45nm_int8",
+    "-m bits=none,8": "hardware published prices 32-bit values, not 8 bits: use hardware with rule: fused, such as "
+    "hardware=fused_45nm_int8",
+    "bits=8 hardware=eyeriss_65nm": "hardware eyeriss_65nm has no price for layers of 8-bit weights: choose one of 16 "
+    "bits, or add hardware.mac_pj_by_bits.8",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
@@ -348,6 +367,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "choice": (
         "# @package _global_\ndefaults: [{override /trainer: fats}]\n",
         "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",
+    ),
+    "number": (
+        "# @package _global_\ndefaults: [{override /bits: 8}]\n",
+        "the choices of an experiment's defaults are texts: put quotes around a number, override /bits: '8'",
     ),
     "params": (
         "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {lambda: '0,x'}}}\n",

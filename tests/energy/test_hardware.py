@@ -70,7 +70,7 @@ def test_fused_prices(
     assert (hardware.multiply_pj, hardware.accumulate_pj, hardware.add_pj) == (multiply_pj, accumulate_pj, add_pj)
     assert hardware.activation_pj == pytest.approx(multiply_pj + add_pj)
     assert (hardware.weight_reuse, hardware.format, hardware.skip, hardware.relative) == (1, "auto", "both", False)
-    assert ("zeros stand in for int8" in hardware.note) == name.endswith("int8")
+    assert ("zeros stand in for int8" in hardware.float_note) == name.endswith("int8")
 
 
 def test_the_small_chip() -> None:
@@ -89,6 +89,7 @@ def test_the_chip_that_skips_nothing_has_its_sisters_prices() -> None:
     dense, sister = load_hardware("dense_7nm_int8"), load_hardware("fused_7nm_int8")
     assert (dense.format, dense.skip) == ("dense", "none")
     other = {"name": sister.name, "format": "auto", "skip": "both", "note": sister.note, "source": sister.source}
+    other["float_note"] = sister.float_note
     assert replace(dense, **other) == sister
     assert all(dense.source[key] == source for key, source in sister.source.items())
 
@@ -152,7 +153,10 @@ def test_what_is_said_of_a_width_without_prices() -> None:
     )
     with pytest.raises(UserError) as caught:
         load_hardware("published").check_bits(8)
-    assert str(caught.value) == "hardware published prices 32-bit values, not 8 bits: use hardware with rule: fused"
+    assert str(caught.value) == (
+        "hardware published prices 32-bit values, not 8 bits: use hardware with rule: fused, such as "
+        "hardware=fused_45nm_int8"
+    )
 
 
 def test_what_is_no_plain_value_comes_back_from_a_record() -> None:

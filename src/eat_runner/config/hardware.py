@@ -112,7 +112,7 @@ class PublishedHardware:
         if bits not in (0, PUBLISHED_BITS):
             raise UserError(
                 f"hardware {self.name} prices {PUBLISHED_BITS}-bit values, not {bits} bits: use hardware with rule: "
-                "fused"
+                "fused, such as hardware=fused_45nm_int8"
             )
 
 
@@ -140,6 +140,7 @@ class FusedHardware:
     relative: prices are relative to one MAC, so only ratios mean something.
     mac_pj_by_bits: prices of operations of layers whose weights have another width, by that width. A layer in a width
     without prices is refused.
+    note: what the energies are and are not. float_note: the same of counts of a network of floating-point values alone.
     """
 
     name: str = "fused"
@@ -167,6 +168,7 @@ class FusedHardware:
     batch_size: int | None = None
     threshold: float = 2.0**-126
     note: str = ""
+    float_note: str = field(default="", metadata={"later": True})
     source: dict[str, str] = field(default_factory=dict[str, str])
     ranges: dict[str, Any] = field(default_factory=dict[str, Any])
 

@@ -12,7 +12,7 @@ from eat_runner.config.root import ExperimentConfig, is_baseline
 from eat_runner.config.schedule import ScheduleConfig
 
 # what names a price list and says where its prices come from
-NOT_PRICES = frozenset({"name", "process_nm", "note", "source", "ranges"})
+NOT_PRICES = frozenset({"name", "process_nm", "note", "float_note", "source", "ranges"})
 BY_BITS = "mac_pj_by_bits"  # prices that only a run with layers of these widths reads
 # root keys that an experiment varies within a family, beside the groups that it varies
 BUDGETS = ("budget", "budget_uj")

@@ -341,7 +341,7 @@ class _Meter:
 
     def _made(self, call: Call, work: Op, read: Sequence[_Counted]) -> _Counted:
         at = call.index in self.wanted
-        if call.op in RELUS and not self.floor:
+        if call.op in RELUS and not self.floor and not _width(call.module, "output_bits"):
             before = read[0]
             if before.positive_at is not None:
                 return _Counted(before.positives, 0, before.positive_at, None, True, call.output._version)
@@ -444,8 +444,15 @@ def _new_layer(call: Call, work: Op, producers: tuple[int, ...], split: str, cou
         window=work.window,
         stride=work.stride,
         groups=work.groups,
+        weight_bits=_width(call.module, "weight_bits"),
+        output_bits=_width(call.module, "output_bits"),
     )
     return _Layer(replace(row, **_parameter_counts(call, counter)), work.products)
+
+
+def _width(module: nn.Module | None, of: str) -> int:
+    """Of a module of integers (methods/quantise.py), which says so itself; 0 where it does not."""
+    return int(getattr(module, of, 0))
 
 
 def _parameter_counts(call: Call, counter: _Counter) -> dict[str, Any]:

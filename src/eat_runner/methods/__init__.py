@@ -16,11 +16,13 @@ from eat_runner.errors import UserError
 from eat_runner.methods.base import Method
 from eat_runner.methods.compact import Compact
 from eat_runner.methods.pruning import Pruning
+from eat_runner.methods.quantise import Quantise
 from eat_runner.methods.thresholds import Thresholds
 
 # By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact.
 METHODS: dict[str, type[Method]] = {
     "pruning": Pruning,
+    "bits": Quantise,
     "thresholds": Thresholds,
     "compact": Compact,
 }

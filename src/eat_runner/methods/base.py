@@ -52,10 +52,12 @@ class Method:
 
     config: of its group. hardware: the run's; a method that looks at its prices says so in ``reads_hardware`` of its
     config, and they become a part of the run's identity. budget: the run's, if it has one. wants_look: whether the
-    network is to be looked at for it, before the training and after each epoch but the last.
+    network is to be looked at for it, before the training and after each epoch but the last. untrainable: no further
+    run can train what it leaves.
     """
 
     wants_look = False
+    untrainable = False
 
     def __init__(self, config: MethodConfig, hardware: HardwareConfig, budget: Budget | None = None):
         self.config, self.hardware, self.budget = config, hardware, budget
@@ -63,6 +65,10 @@ class Method:
     def on_build(self, model: nn.Module) -> None:
         """The network has its weights and no optimiser yet: modules may be replaced. UserError where the method does
         not fit it."""
+
+    def on_example(self, model: nn.Module, example_nchw: Tensor) -> None:
+        """After ``on_build`` of all methods, with an image of the size that the network takes: how its calls hang
+        together can be looked at. UserError where the method does not fit it."""
 
     def removable(self, counts: Counts) -> frozenset[str]:
         """The layers, by name, whose weights it may bring to zero: what a budget is measured against. counts: of the

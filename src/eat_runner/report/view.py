@@ -91,7 +91,10 @@ class Report:
     @property
     def facts(self) -> list[str]:
         """What holds for all families."""
-        lines = [hardware_line(self.hardware), f"selection={self.selection}: {rule(self.selection, self.axes)}"]
+        lines = [
+            hardware_line(self.hardware, self.runs),
+            f"selection={self.selection}: {rule(self.selection, self.axes)}",
+        ]
         equal = "" if self.equal.empty else EQUAL_RULE
         return [*lines, *filter(None, [equal, budgets_line(self.runs)])]
 
@@ -110,11 +113,18 @@ class Report:
         return printable(f"hardware {self.hardware.name} ({self.hardware.process_nm} nm) · test split")
 
 
-def hardware_line(hardware: HardwareConfig) -> str:
-    """The hardware in a line: name, process, metered batch, what its numbers are."""
+def hardware_line(hardware: HardwareConfig, runs: pd.DataFrame) -> str:
+    """The hardware in a line: name, process, metered batch, what its numbers are. What it says of floating-point values
+    is left out where all priced runs have networks of integers."""
     batch = "" if hardware.batch_size is None else f", metered in batches of {hardware.batch_size}"
-    note = f": {hardware.note}" if hardware.note else ""
-    return printable(f"hardware {hardware.name} ({hardware.process_nm} nm{batch}){note}")
+    of_floats = str(getattr(hardware, "float_note", ""))
+    of_integers = runs.loc[is_priced(runs), "method"].str.contains(r"\bbits=")
+    if len(of_integers) and of_integers.all():
+        of_floats = ""
+    elif of_floats and of_integers.any():
+        of_floats += " (runs without bits)"
+    note = "; ".join(filter(None, [of_floats, hardware.note]))
+    return printable(f"hardware {hardware.name} ({hardware.process_nm} nm{batch}){note and ': '}{note}")
 
 
 def budgets_line(runs: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from eat_runner.energy.budget import Budget, least
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.errors import UserError
-from eat_runner.methods import build_methods, restore
+from eat_runner.methods import METHODS, build_methods, restore
 from eat_runner.methods.base import Method
 from eat_runner.models import Network
 from eat_runner.run.locate import Job, locate
@@ -51,6 +51,7 @@ def build(job: Job) -> Experiment:
         )
     messages = list(network.messages)
     if config.init is not None:
+        _check_trainable(job)
         restore(network.module, job.origin.changes)
         messages += models.load_weights(network.module, Path(config.init))
     as_built = look(network, job) if config.has_budget else None
@@ -58,6 +59,9 @@ def build(job: Job) -> Experiment:
     methods = build_methods(config.chosen_methods, config.hardware, budget)
     for method in methods.values():
         method.on_build(network.module)
+    example = torch.zeros(1, network.channels, dataset.image_size, dataset.image_size)
+    for method in methods.values():
+        method.on_example(network.module, example)
     if budget is not None and as_built is not None and {*methods} <= {"pruning"}:
         _refuse_impossible(budget, as_built, methods.values())
     return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget)
@@ -82,6 +86,16 @@ def _refuse_impossible(budget: Budget, as_built: Counts, methods: Iterable[Metho
         f"{given}, and with every activation zero{' and no weight left that pruning takes' if removable else ''} the "
         f"network costs {share:.4g} of it{unit}: raise the budget, or choose methods that take more"
     )
+
+
+def _check_trainable(job: Job) -> None:
+    for change in job.origin.changes:
+        method = METHODS.get(change["method"])
+        if method is not None and method.untrainable and job.config.trainer.epochs:
+            raise UserError(
+                f"init={job.config.init} has {change['method']}={change['choice']} and cannot be trained further: set "
+                "trainer.epochs=0, or start from the run that it came from"
+            )
 
 
 def build_or_error(job: Job) -> Experiment | Exception:

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
 from eat_runner.cli.help import COMBINATIONS, choices
@@ -42,6 +43,21 @@ LOGGING = frozenset(
     | {"ext://sys.stdout", "ext://sys.stderr", "${hydra.runtime.output_dir}/${hydra.job.name}.log"}
 )
 NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode, str: StringNode}
+
+
+# groups with files that are called by a number (bits=8)
+NUMBERED = frozenset(group for group in GROUPS if any(choice.isdigit() for choice in choices(group)))
+_value = Override.value
+
+
+def _value_or_choice(self: Override) -> Any:
+    value = _value(self)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number and self.key_or_group in NUMBERED else value
+
+
+# Hydra takes nothing but texts for choices. Here, not inside a block: the workers of launchers import this, too.
+Override.value = _value_or_choice
 
 
 def root_keys() -> dict[str, str]:

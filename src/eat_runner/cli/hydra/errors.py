@@ -105,6 +105,10 @@ RULES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         r"^Config group override must be a string or a list",
         lambda m: "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
     ),
+    (
+        r"^Unsupported item value in defaults : \w+",
+        lambda m: "the choices of an experiment's defaults are texts: put quotes around a number, override /bits: '8'",
+    ),
     (r"^In '[^']*': Could not load '(?P<config>[^']*)'", lambda m: _unknown_file(m["config"])),
     (r"^Interpolation key '(?P<key>[^']*)' not found", lambda m: f"${{{m['key']}}}: there is no key {m['key']}"),
     (

@@ -121,7 +121,8 @@ def _errors_from_hydra() -> Generator[None]:
 def _readable(error: BaseException | None) -> BaseException:
     assert error is not None
     theirs = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
-    return UserError(explain(error)) if theirs or str(error).startswith("Config group override") else error
+    by_text = str(error).startswith(("Config group override", "Unsupported item value in defaults"))
+    return UserError(explain(error)) if theirs or by_text else error
 
 
 def _job_vanished(error: Exception) -> bool:

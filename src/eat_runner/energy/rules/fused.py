@@ -39,7 +39,7 @@ class Fused:
             dense_uj_per_image=None if hardware.relative else dense_pj / PJ_PER_UJ,
             layers=layers,
             uncounted=counts.uncounted,
-            note=hardware.note,
+            note=_note(counts, hardware),
             stored_weight_bytes=memory.stored_bits / BITS_PER_BYTE,
             peak_activation_bytes=_peak_bits(groups, tensors, hardware) / BITS_PER_BYTE,
             weights_on_chip=memory.on_chip if hardware.weight_buffer_bits else None,
@@ -104,6 +104,11 @@ class _Group:
 
 def _output(row: LayerCounts) -> _Piece:
     return _Piece(row.call, row.output_elements / row.images, row.output_nonzeros / row.images)
+
+
+def stored_calls(rows: Sequence[LayerCounts]) -> list[int]:
+    """The calls of one split whose outputs are stored, in the order in which their groups begin."""
+    return [group.last.call for group in _fuse(rows)]
 
 
 def _fuse(rows: Sequence[LayerCounts]) -> list[_Group]:
@@ -187,6 +192,12 @@ def _end_behind(call: int, by_call: dict[int, LayerCounts]) -> int | None:
 
 
 # --- prices --------------------------------------------------------------------------------------------------------
+
+
+def _note(counts: Counts, hardware: FusedHardware) -> str:
+    """What is said of floating-point values is not said of counts of a network of integers, which have widths."""
+    of_integers = any(row.weight_bits or row.output_bits for row in counts.layers)
+    return "; ".join(filter(None, ["" if of_integers else hardware.float_note, hardware.note]))
 
 
 class _Tensor(NamedTuple):
