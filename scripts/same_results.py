@@ -27,7 +27,7 @@ import pandas as pd
 from eat_runner.records import RENAMED
 
 ROOT = Path(__file__).resolve().parents[1]
-SAME_BYTES = {"model.safetensors", "layers.csv", "batches.csv"}
+SAME_BYTES = {"model.safetensors", "layers.csv", "batches.csv", "predictions.csv.gz"}
 KEYS_LEFT_OUT = {"timings", "machine", "versions", "git_commit", "config", "checksum"}
 
 # folder: what is run in it

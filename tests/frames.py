@@ -16,6 +16,7 @@ def run(lambda_: float, accuracy: float, ratio: float, seed: int = 0, **changes:
         "dataset": "digits",
         "model": "resnet18",
         "network": "resnet18",
+        "method": "EAT" if lambda_ else "standard training",
         "penalty": "l0" if lambda_ else "none",
         "lambda": float(lambda_),
         "is_baseline": not lambda_,

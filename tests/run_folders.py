@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eat_runner.config.dataset import DatasetConfig
-from eat_runner.config.identity import as_plain, baseline_id, determinants, run_id
+from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, run_id
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.trainer import MeterConfig
@@ -20,14 +20,20 @@ from eat_runner.records import RunFolder, RunRecord
 
 IMAGES = {"validation": 200, "test": 400}
 BATCH = 100
+WIDTH = 16
 FINGERPRINT = "f" * 16
 
 
 def config(
-    lambda_: float = 1.0, seed: int = 0, dataset: str = "digits", model: str = "resnet18", **changes: Any
+    lambda_: float = 1.0,
+    seed: int = 0,
+    dataset: str = "digits",
+    model: str = "resnet18",
+    width: int = WIDTH,
+    **changes: Any,
 ) -> ExperimentConfig:
     values = {"lambda_": lambda_, "seed": seed, "meter": MeterConfig(batch_size=BATCH)} | changes
-    return ExperimentConfig(dataset=DatasetConfig(name=dataset), model=ModelConfig(name=model, width=16), **values)
+    return ExperimentConfig(dataset=DatasetConfig(name=dataset), model=ModelConfig(name=model, width=width), **values)
 
 
 def firing(lambda_: float, seed: int) -> float:
@@ -35,21 +41,30 @@ def firing(lambda_: float, seed: int) -> float:
     return 0.55 / (1 + 0.9 * lambda_) + 0.004 * (seed % 5)
 
 
-def accuracy(lambda_: float, seed: int, split: str) -> float:
-    """Falls slowly, then fast, with lambda."""
+def accuracy(lambda_: float, seed: int, split: str, width: int = WIDTH, density: float | None = None) -> float:
+    """Falls slowly, then fast, with lambda, and where there are fewer weights."""
     spread = 0.0035 * (seed * 7 % 5 - 2)
-    return {"train": 0.985, "validation": 0.958, "test": 0.951}[split] - 0.004 * lambda_**1.7 + spread
+    lost = 0.004 * lambda_**1.7 + 0.004 * max(WIDTH / width - 1, 0) + 0.0004 * (1 / (density or 1) - 1)
+    return {"train": 0.985, "validation": 0.958, "test": 0.951}[split] - lost + spread
 
 
-def counts(lambda_: float, seed: int, blocks: int = 8, splits: Sequence[str] = ("validation", "test")) -> Counts:
-    """A chain of convolution, batch norm and ReLU blocks, flatten and a linear layer, at the firing rate of lambda."""
-    layers = [row for split in splits for row in _layers(split, firing(lambda_, seed), blocks)]
+def counts(
+    lambda_: float,
+    seed: int,
+    blocks: int = 8,
+    splits: Sequence[str] = ("validation", "test"),
+    width: int = WIDTH,
+    density: float | None = None,
+) -> Counts:
+    """A chain of convolution, batch norm and ReLU blocks, flatten and a linear layer, at the firing rate of lambda.
+    density: of the convolutions' weights."""
+    layers = [row for split in splits for row in _layers(split, firing(lambda_, seed), blocks, width, density or 1)]
     batches = [row for split in splits for row in _batches(split, layers)]
     return Counts(layers=layers, batches=batches, batch_size=BATCH)
 
 
-def _layers(split: str, rate: float, blocks: int) -> list[LayerCounts]:
-    images, channels, pixels = IMAGES[split], 16, 64
+def _layers(split: str, rate: float, blocks: int, channels: int, density: float) -> list[LayerCounts]:
+    images, pixels = IMAGES[split], 64
     elements = images * channels * pixels
     rows: list[LayerCounts] = []
     nonzeros = elements
@@ -71,7 +86,7 @@ def _layers(split: str, rate: float, blocks: int) -> list[LayerCounts]:
                 input_nonzeros=nonzeros,
                 output_nonzeros=elements - block,
                 weight_elements=channels * channels * 9,
-                weight_nonzeros=channels * channels * 9,
+                weight_nonzeros=int(channels * channels * 9 * density),
                 kernel_area=9,
                 stride=1,
                 groups=1,
@@ -79,7 +94,7 @@ def _layers(split: str, rate: float, blocks: int) -> list[LayerCounts]:
                 macs_nominal=macs,
                 macs_valid=macs * 9 // 10,
                 macs_input_nonzero=macs * 9 // 10 * nonzeros // elements,
-                macs_both_nonzero=macs * 9 // 10 * nonzeros // elements,
+                macs_both_nonzero=int(macs * 9 // 10 * nonzeros // elements * density),
             ),
             LayerCounts(
                 **shared,
@@ -177,10 +192,26 @@ def _batches(split: str, layers: Sequence[LayerCounts]) -> list[BatchCounts]:
     return [*(replace(whole, batch=number) for number in range(parts)), floor]
 
 
-def write_run(parent: Path, chosen: ExperimentConfig, *, blocks: int = 8, **record: Any) -> RunFolder:
-    """A finished run of ``chosen`` below ``parent``; keywords change its record. Its folder's name is the run id."""
+def answers(share: float, split: str) -> tuple[list[int], list[int]]:
+    """Labels and predicted classes, of which about that share is right: the wrong ones are those of a split's end."""
+    labels = [image % 10 for image in range(IMAGES[split])]
+    right = round(share * len(labels))
+    return labels, [label if image < right else (label + 1) % 10 for image, label in enumerate(labels)]
+
+
+def write_run(
+    parent: Path,
+    chosen: ExperimentConfig,
+    *,
+    blocks: int = 8,
+    predictions: bool = False,
+    start: Start = FRESH,
+    **record: Any,
+) -> RunFolder:
+    """A finished run of ``chosen`` below ``parent``; keywords change its record. Its folder's name is the run id.
+    predictions: keeps its answers, as earlier versions did not. start: what its network began with."""
     chosen = chosen.canonical()
-    identity = run_id(chosen, FINGERPRINT)
+    identity = run_id(chosen, FINGERPRINT, start)
     folder = RunFolder(parent / identity)
     folder.create()
     folder.write_config(as_plain(chosen))
@@ -188,18 +219,27 @@ def write_run(parent: Path, chosen: ExperimentConfig, *, blocks: int = 8, **reco
         "run_id": identity,
         "status": "finished",
         "config": as_plain(chosen),
-        "baseline_id": baseline_id(chosen, FINGERPRINT),
-        "determinants": determinants(chosen, FINGERPRINT),
+        "baseline_id": baseline_id(chosen, FINGERPRINT, start),
+        "determinants": determinants(chosen, FINGERPRINT, start),
         "data_fingerprint": FINGERPRINT,
         "meter": {"batch": chosen.meter.batch_size, "threshold": chosen.meter.threshold},
     } | record
     if values["status"] == "finished":
         splits = [split for split in IMAGES if split == "test" or chosen.dataset.validation > 0]
-        measured = counts(chosen.lambda_, chosen.seed, blocks, splits)
+        pruning = chosen.methods["pruning"]
+        built = {
+            "width": chosen.model.width,
+            "density": getattr(pruning, "density", None) if pruning.is_chosen else None,
+        }
+        measured = counts(chosen.lambda_, chosen.seed, blocks, splits, **built)
         folder.write_counts(measured)
+        if predictions:
+            folder.write_predictions(
+                {split: answers(accuracy(chosen.lambda_, chosen.seed, split, **built), split) for split in splits}
+            )
         values = {
             "accuracy": {
-                split: accuracy(chosen.lambda_, chosen.seed, split) if split in {"train", *splits} else None
+                split: accuracy(chosen.lambda_, chosen.seed, split, **built) if split in {"train", *splits} else None
                 for split in ("train", "validation", "test")
             },
             "firing_rate": measured.select("validation").firing_rate if "validation" in splits else None,

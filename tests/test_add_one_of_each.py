@@ -211,9 +211,8 @@ LINES = [
         '    name: str = "per_product"\n    rule: str = "per_product"\n    process_nm: int = 1\n'
         "    product_pj: float = 1.0\n    batch_size: int | None = None\n    threshold: float = 2.0**-126\n"
         '    relative: bool = False\n    note: str = ""\n'
-        "    source: dict[str, str] = field(default_factory=dict)\n"
-        "    ranges: dict[str, Any] = field(default_factory=dict)\n"
-        "    saves_zeros: bool = True\n\n    def check(self):\n        pass\n\n"
+        "    skips_zeros: bool = True\n    source: dict[str, str] = field(default_factory=dict)\n"
+        "    ranges: dict[str, Any] = field(default_factory=dict)\n\n    def check(self):\n        pass\n\n"
         "    def check_bits(self, bits):\n        pass\n",
     ),
     ("config/hardware.py", "SCHEMAS: ", '    "per_product": PerProductHardware,'),
@@ -306,7 +305,7 @@ def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     assert "hardware per_product" in table
 
     again = history.parent
-    for name in ("model.safetensors", "layers.csv", "batches.csv"):
+    for name in ("model.safetensors", "layers.csv", "batches.csv", "predictions.csv.gz"):
         assert (whole / name).read_bytes() == (again / name).read_bytes()
     assert len(history.read_text().splitlines()) == 41
     journal = (again / "journal.txt").read_text().splitlines()

@@ -1,6 +1,7 @@
 """What is on disk after a run: written whole, read back to the bit, damage refused in one line."""
 
 import errno
+import gzip
 import hashlib
 import json
 import math
@@ -60,6 +61,24 @@ def test_counts_read_back_equal_and_layers_can_be_left_out(tmp_path: Path) -> No
     folder, record = finished(tmp_path)
     assert folder.read_counts() == COUNTS
     assert folder.read_counts(record, layers=False) == Counts([], COUNTS.batches, 50, 2.0**-126, ("softmax",))
+
+
+def test_predictions_are_the_same_bytes_for_the_same_answers_and_belong_to_the_record(tmp_path: Path) -> None:
+    answers = {"validation": ([0, 1], [1, 1]), "test": ([2], [0])}
+    first, record = finished(tmp_path / "first")
+    assert first.predictions_bytes() is None  # as of earlier versions
+    first.write_predictions(answers)
+    first.write_record(record)
+    data = first.predictions_bytes()
+    assert data is not None
+    assert gzip.decompress(data).decode() == "split,label,predicted\nvalidation,0,1\nvalidation,1,1\ntest,2,0\n"
+    assert data[4:8] == bytes(4)  # the header's time (RFC 1952)
+    first.write_predictions({"test": ([2], [1])})
+    with pytest.raises(UserError, match=r"predictions.csv.gz is damaged: it is not the file that record.json was"):
+        first.predictions_bytes()
+    first.predictions.unlink()
+    with pytest.raises(UserError, match=r"predictions.csv.gz cannot be read: No such file"):
+        first.predictions_bytes()
 
 
 def test_history_keeps_every_bit_and_empty_cells(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class ProgressBar:
         self.task = self.bar.add_task(title, total=total, text="")
         self.started = self.last_line = time.monotonic()
         self.first = 0
+        self.told = -1  # units that were done when a line was last written
 
     def __enter__(self) -> "ProgressBar":
         if self.console.is_terminal:
@@ -75,8 +76,10 @@ class ProgressBar:
             self.bar.update(self.task, completed=done, text=text)
             return
         now = time.monotonic()
-        if now - self.last_line >= SECONDS_BETWEEN_LINES or (done == self.total and self.last_line > self.started):
-            self.last_line = now
+        if now - self.last_line >= SECONDS_BETWEEN_LINES or (
+            done == self.total != self.told and self.last_line > self.started
+        ):
+            self.last_line, self.told = now, done
             per_unit = (now - self.started) / max(done - self.first, 1)
             left = round(per_unit * (self.total - done))
             self.say(f"{self.title}  {done}/{self.total}  {left} s left  {text}")

@@ -1,12 +1,13 @@
 """A run on disk: what was done, what came out, and the counts that every price list works from. No torch.
 
 Files are written whole (temporary file, fsync, rename), so a reader sees the old file or the new one. A record carries
-a checksum of itself, of the count files and of the weights; what does not match is refused in one line that names the
+a checksum of itself, of counts, predictions and weights; what does not match is refused in one line that names the
 file.
 """
 
 import csv
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -33,6 +34,7 @@ FINAL = frozenset({"finished", "diverged"})
 NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 LONGEST_HEAD = 10_000  # characters in the first line of a count file
+PREDICTIONS_HEAD = "split,label,predicted\n"
 
 # keys of a record's configuration that older versions called otherwise, by group
 RENAMED = {
@@ -85,9 +87,11 @@ class RunRecord:
     config: the resolved configuration under the command line's names. baseline_id: shared by a run and the standard
     training it is compared with. determinants: what the run id is a hash of. firing_rate: non-zeros / elements over the
     activation outputs on the validation split; firing_rate_test: on the test split.
+    budget: where the run had one: hardware, limit, limit_uj (None where prices are relative), share and met by the
+    validation split (the test split where none was cut), as shares of the dense energy of the network as it was built.
     energy: hardware name -> split -> ratio, floor, energy_uj_per_image, dense_uj_per_image, as priced when the run
     ended (reports price the counts again). uncounted: operations that the meter has no rule for.
-    files: SHA-256 of the count files and of the weights; written by RunFolder.write_record.
+    files: SHA-256 of counts, predictions and weights; written by RunFolder.write_record.
     init_hash: SHA-256 of the weights that it began with. parent: run_id and that checksum, where a run's were taken.
     changes: what methods did to the network, the parent's first: {"method": group, "choice": name, …}. A training that
     follows may move what a parent's method has made, such as weights that its pruning had made zero.
@@ -117,6 +121,7 @@ class RunRecord:
     firing_rate: float | None = None
     firing_rate_test: float | None = None
     energy: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict[str, dict[str, dict[str, Any]]])
+    budget: dict[str, Any] | None = None
     uncounted: list[str] = field(default_factory=list[str])
     meter: dict[str, Any] = field(default_factory=dict[str, Any])
     preprocessing: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -139,6 +144,7 @@ class RunFolder:
         self.history = self.path / "history.csv"
         self.layers = self.path / "layers.csv"
         self.batches = self.path / "batches.csv"
+        self.predictions = self.path / "predictions.csv.gz"
         self.checkpoint = self.path / "checkpoint.pt"
         self.weights = self.path / "model.safetensors"
         self.traceback = self.path / "traceback.txt"
@@ -161,8 +167,8 @@ class RunFolder:
         write_atomically(self.config, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode())
 
     def write_record(self, record: RunRecord) -> None:
-        """Write record.json with a checksum, and with those of the count files and weights that are there."""
-        files = (self.layers, self.batches, self.weights)
+        """Write record.json with a checksum, and with those of the counts, predictions and weights that are there."""
+        files = (self.layers, self.batches, self.predictions, self.weights)
         record.files = {path.name: file_hash(path) for path in files if path.exists()}
         values = _finite(asdict(record))
         text = json.dumps(values | {"checksum": _checksum(values)}, indent=1, allow_nan=False, ensure_ascii=False)
@@ -234,6 +240,24 @@ class RunFolder:
                 raise
             raise UserError(f"{self.path}: the counts are damaged ({type(error).__name__}: {error})") from error
 
+    def write_predictions(self, answers: Mapping[str, tuple[Iterable[int], Iterable[int]]]) -> None:
+        """predictions.csv.gz: split, label and predicted class of each image, in the order of its split, and no time:
+        the same answers are the same bytes. answers: split -> (labels, predicted)."""
+        lines = [
+            f"{split},{label},{predicted}\n"
+            for split, (labels, classes) in answers.items()
+            for label, predicted in zip(labels, classes, strict=True)
+        ]
+        write_atomically(self.predictions, gzip.compress("".join([PREDICTIONS_HEAD, *lines]).encode(), mtime=0))
+
+    def predictions_bytes(self) -> bytes | None:
+        """predictions.csv.gz as it lies there; None where the record was written without one, as by earlier versions.
+        UserError: it is missing, or not the one that the record was written for."""
+        record = self.read_record()
+        if self.predictions.name not in record.files:
+            return None
+        return self._checked(self.predictions, record)
+
     def _has_widths(self) -> bool:
         try:
             with self.layers.open(encoding="utf-8", errors="replace") as file:
@@ -243,9 +267,7 @@ class RunFolder:
         return not set(OPTIONAL).isdisjoint(columns)
 
     def _rows(self, path: Path, record: RunRecord | None = None) -> Iterable[dict[str, str]]:
-        data = _read(path)
-        if record is not None and record.files.get(path.name, "") not in {"", _sha256(data)}:
-            raise UserError(f"{path} is damaged: it is not the file that record.json was written for")
+        data = _read(path) if record is None else self._checked(path, record)
         reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""), strict=True)
         try:
             columns = next(reader, [])
@@ -255,6 +277,12 @@ class RunFolder:
                 yield dict(zip(columns, cells, strict=True))
         except csv.Error as error:
             raise UserError(f"{path} is damaged: {error}") from error
+
+    def _checked(self, path: Path, record: RunRecord) -> bytes:
+        data = _read(path)
+        if record.files.get(path.name, "") not in {"", _sha256(data)}:
+            raise UserError(f"{path} is damaged: it is not the file that record.json was written for")
+        return data
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Scalar]], columns: Sequence[str] = ()) -> bytes:

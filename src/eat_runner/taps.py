@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 NETWORK_INPUT = -1
 
-# activation functions, in lower case without underscores: names of torch.nn's modules and functions alike
+# activation functions, in lower case without underscores: names of torch.nn's modules and functions alike, and ours
 ACTIVATIONS = frozenset(
-    "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 rrelu "
-    "selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold".split(" ")
+    "celu elu fatrelu gelu glu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 "
+    "rrelu selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold".split(" ")
 )
 
 

@@ -56,7 +56,8 @@ def test_a_runs_folder_holds_what_is_promised(sweep: Path) -> None:
     for row in rows(sweep / "summary.csv"):
         folder = sweep / row["run_id"]
         files = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-        assert files == {"config.yaml", "record.json", "history.csv", "layers.csv", "batches.csv", "model.safetensors"}
+        measured = {"layers.csv", "batches.csv", "predictions.csv.gz"}
+        assert files == {"config.yaml", "record.json", "history.csv", "model.safetensors", *measured}
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert config["lambda"] == float(row["lambda"])
         assert config["model"]["width"] == 2

@@ -13,8 +13,9 @@ from eat_runner.cli import run
 
 MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
-    "lambda, seed, name, results_dir, data_dir, download, init, device, threads, selection, on_error, plan, meter, "
-    "dataset, model, penalty, schedule, hardware, trainer, pruning, loggers, experiment"
+    "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
+    "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, thresholds, compact, "
+    "loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -168,8 +169,53 @@ BAD: dict[str, str] = {
     "pruning=magnitude pruning.ranking=local": "pruning.ranking=local is unknown: choose one of global, uniform, erk",
     "pruning=energy pruning.ranking=erk": "pruning.ranking=erk is for pruning=magnitude: prices rank all weights "
     "together",
+    "pruning=magnitude pruning.structure=row": "pruning.structure=row is unknown: choose one of element, channel, 2:4",
+    "pruning=magnitude pruning.structure=2:4 pruning.density=0.2": "pruning.density=0.2 does not fit "
+    "pruning.structure=2:4, which leaves 0.5",
+    "pruning=energy pruning.structure=2:4": "pruning=energy does not fit pruning.structure=2:4: two weights of four "
+    "stay, whatever they cost: choose pruning=magnitude",
+    "pruning=magnitude pruning.structure=2:4 pruning.ranking=erk": "pruning.ranking=erk does not fit "
+    "pruning.structure=2:4: leave it out",
+    "schedule.target=0": "schedule.target=0 is out of range: it must be a finite number > 0",
+    "schedule.target=1.5": "schedule.target=1.5 is out of range: it must be between 0 and 1",
+    "schedule.target=few": "schedule.target=few is of the wrong type: schedule.target is a number",
+    "schedule.target=0.3 schedule.rate=0": "schedule.rate=0 is out of range: it must be a finite number > 0",
+    "schedule.target=0.3 schedule.cap=-1": "schedule.cap=-1 is out of range: it must be a finite number > 0",
+    "schedule.target=0.3 penalty=l1": "schedule.target=0.3 is a density, and penalty=l1 counts none: use penalty=l0",
+    "budget=0 pruning=energy": "budget=0 is out of range: it must be a finite number > 0",
+    "budget=-1 pruning=energy": "budget=-1 is out of range: it must be a finite number > 0",
+    "budget=nan pruning=energy": "budget=nan is out of range: it must be a finite number > 0",
+    "budget=20 pruning=energy": "budget=20 is out of range: it must be between 0 and 1",
+    "budget=half pruning=energy": "budget=half is of the wrong type: budget is a number",
+    "budget_uj=0 pruning=energy": "budget_uj=0 is out of range: it must be a finite number > 0",
+    "budget=0.2 budget_uj=3 pruning=energy": "budget=0.2 and budget_uj=3 say the same: leave one out",
+    "budget_uj=3 pruning=energy hardware=eyeriss_65nm": "budget_uj=3 needs prices in joules, those of "
+    "hardware=eyeriss_65nm are relative: use budget, a share of the dense energy",
+    "budget=0.2 lambda=0": "a budget needs what lowers energy: choose pruning=energy, another method, or a "
+    "penalty with lambda above 0",
+    "budget=0.2 pruning=energy pruning.density=0.1": "pruning.density=0.1 and a budget both say how much is left: "
+    "leave one of them out",
+    "budget=0.2 pruning=magnitude pruning.structure=2:4": "a budget does not fit pruning.structure=2:4, which leaves "
+    "half of the weights: use element",
     "pruning=magnitud": "pruning=magnitud is unknown: did you mean pruning=magnitude? All: energy, magnitude, none",
     "pruning.density=0.5": "pruning is not chosen, so its keys mean nothing: leave them out, or write pruning=NAME",
+    "thresholds.allow=-1": f"thresholds.allow=-1 {ABOVE_0}",
+    "thresholds.allow=nan": f"thresholds.allow=nan {ABOVE_0}",
+    "thresholds.allow=inf": f"thresholds.allow=inf {ABOVE_0}",
+    "thresholds.allow=101": "thresholds.allow=101 is out of range: it must be between 0 and 100",
+    "thresholds.allow=half": "thresholds.allow=half is of the wrong type: thresholds.allow is a number",
+    "thresholds=fatrelu thresholds.allow=0": f"thresholds.allow=0 {ABOVE_0}",
+    "thresholds=none thresholds.allow=0.5": "thresholds is not chosen, so its keys mean nothing: leave them out, or "
+    "write thresholds=NAME",
+    "-m thresholds.allow=0,1,200": "thresholds.allow=200 is out of range: it must be between 0 and 100",
+    "thresholds=fatreul": "thresholds=fatreul is unknown: did you mean thresholds=fatrelu? All: auto, fatrelu, none",
+    "thresholds.allw=1": "thresholds.allw is no key: did you mean thresholds.allow?",
+    "thresholds.allow=1 hardware=fused_45nm hardware.format=dense hardware.skip=none": "thresholds save nothing on "
+    "hardware=fused_45nm, where a zero costs as much as any value: choose other hardware, or leave thresholds out",
+    "compact=dead": "compact=dead is unknown: choose one of exact, fired, none",
+    "compact=exat": "compact=exat is unknown: did you mean compact=exact? All: exact, fired, none",
+    "compact=fired compact.name=dead": "compact.name=dead is unknown: choose one of exact, fired, none",
+    "compact=exact compact.allow=1": "compact.allow is no key: choose among compact.name",
     "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
     "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
@@ -298,7 +344,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "# @package _global_\na: 3\n  x: 1\n",
         'mapping values are not allowed here in "{file}", line 3, column 4',
     ),
-    "empty": ("", "an experiment's file must begin with the line: # @package _global_"),
+    "empty": ("", "the file of experiment must begin with the line: # @package _global_"),
     "choice": (
         "# @package _global_\ndefaults: [{override /trainer: fats}]\n",
         "trainer=fats is unknown: did you mean trainer=fast? All: fast, paper",

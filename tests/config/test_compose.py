@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from eat_runner import data, loggers, models, penalties
-from eat_runner.cli.help import choices
+from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.compose import compose_experiment, key_types, root_keys
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.groups import GROUPS
@@ -22,12 +22,12 @@ REGISTRIES = {
     "schedule": SCHEDULES,
     "loggers": loggers.LOGGERS,
 }
-CHOICES = [(group, name) for group in (*GROUPS, "experiment") for name in choices(group)]
+CHOICES = [(group, name) for group in (*GROUPS, *COMBINATIONS) for name in choices(group)]
 
 
 def test_every_folder_of_conf_is_a_group_of_the_help() -> None:
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment", "hydra"} - {"meter"}
+    assert folders == {*GROUPS, *COMBINATIONS, "hydra"} - {"meter"}
 
 
 @pytest.mark.parametrize("group", REGISTRIES)

@@ -17,7 +17,7 @@ from eat_runner.config.pruning import RANKINGS, PruningConfig
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
-from eat_runner.methods.pruning import Pruning, _Layer, density_at, erk_densities, largest
+from eat_runner.methods.pruning import Pruning, _Layer
 from eat_runner.records import RunFolder
 from examples import trained
 
@@ -30,32 +30,6 @@ def pruned(small_config):
 
 def folder_of(config, record):
     return RunFolder(Path(config.results_dir) / config.name / record.run_id)
-
-
-def test_the_density_follows_the_cube():
-    config = PruningConfig(density=0.2, begin=0.1, end=0.6)
-    # before, at the beginning, half way (q = 1/2: 0.2 + 0.8 / 8), at the end, after it
-    assert [density_at(config, part) for part in (0.0, 0.1, 0.35, 0.6, 1.0)] == pytest.approx([1, 1, 0.3, 0.2, 0.2])
-
-
-def test_erk_densities_by_hand():
-    # (8 + 4 + 3 + 3) / 288 = 1/16 and (10 + 20) / 200 = 0.15: a third of 488 weights is 162.67 = s (18 + 30)
-    scale = 488 / 3 / 48
-    shapes = [torch.Size((8, 4, 3, 3)), torch.Size((10, 20))]
-    assert erk_densities(shapes, 1 / 3) == pytest.approx([scale / 16, scale * 0.15])
-    # at 0.9 the second would have more weights than there are: it is full, and the first gets the rest
-    assert erk_densities(shapes, 0.9) == pytest.approx([(0.9 * 488 - 200) / 288, 1.0])
-    assert erk_densities(shapes, 1.0) == pytest.approx([1.0, 1.0])
-
-
-@pytest.mark.parametrize("kept", [1, 7, 20, 24])
-def test_the_largest_are_those_that_sorting_finds(kept: int):
-    torch.manual_seed(0)
-    scores = [torch.rand(3, 4), torch.rand(12)]
-    limit = sorted(torch.cat([s.flatten() for s in scores]).tolist())[-kept]
-    masks = largest(scores, kept)
-    for mask, score in zip(masks, scores, strict=True):
-        assert torch.equal(mask, score >= limit)
 
 
 def test_a_magnitude_is_that_of_the_weight_with_its_batch_norm_folded_in():
@@ -168,11 +142,14 @@ def test_a_network_without_anything_between_its_first_and_last_layer(small_confi
 def test_by_energy_a_weight_counts_its_square_over_what_it_costs():
     """Two layers of the same magnitudes, of which one costs four times as much: it keeps those twice as large."""
     torch.manual_seed(0)
-    pruning = Pruning(PruningConfig(name="energy"), load_hardware("fused_45nm"))
+    pruning = Pruning(PruningConfig(name="energy", density=0.3), load_hardware("fused_45nm"))
     weights = [nn.Parameter(torch.rand(50, 40)) for _ in range(2)]
-    pruning.layers = [_Layer(name, weight, None) for name, weight in zip("ab", weights, strict=True)]
+    for name, weight in zip("ab", weights, strict=True):
+        module = nn.Linear(1, 1)
+        module.weight = nn.Parameter(weight.detach())
+        pruning.layers.append(_Layer(name, module, None, {}))
     pruning.prices_pj = {"a": 1.0, "b": 4.0}
-    pruning._prune(0.3)
+    pruning._prune(1.0)
     a, b = (weight.detach()[pruning.masks[name]] for name, weight in zip("ab", weights, strict=True))
     assert len(a) + len(b) == round(0.3 * 4000)
     limit = a.min()

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from PIL import Image
 
@@ -54,10 +56,11 @@ def texts(figure: Figure) -> list[str]:
     [
         lambda: front_figure(example(HOSTILE), HOSTILE),
         lambda: front_figure([*example("a"), *example("b"), *example("c")], "caption"),
+        lambda: front_figure(fronts(table(run(0, 0.95, 0.8), run(1, 0.9, 0.5), *method("x", [(0.9, 0.1)]))), ""),
         lambda: firing_figure([panel(), panel(3)], "caption"),
         lambda: energy_figure([panel(200)], "caption", relative=False),
     ],
-    ids=["front", "panels", "firing", "energy"],
+    ids=["front", "panels", "lines", "firing", "energy"],
 )
 def test_same_data_same_bytes_and_files_that_open(tmp_path: Path, draw: object) -> None:
     first = save(draw(), tmp_path / "first")  # type: ignore[operator]
@@ -115,30 +118,107 @@ def test_labels_do_not_overlap() -> None:
     assert not [pair for pair in pairs if pair[0].overlaps(pair[1])]
 
 
-def test_networks_that_share_a_front_have_a_marker_each_and_axes_their_names() -> None:
-    wide = {"network": "wide", "dense": 1000.0}
-    narrow = {"network": "narrow", "dense": 500.0, "energy_uj_per_image": 400.0, "energy": 400.0}
+def legend_of(figure: Figure) -> dict[str, Line2D]:
+    names = [text.get_text() for text in figure.legends[0].texts]
+    return dict(zip(names, figure.legends[0].get_lines(), strict=True))
+
+
+def test_networks_that_share_a_front_are_told_apart_and_axes_have_their_names() -> None:
+    wide = {"network": "resnet18", "width": 64, "dense": 1000.0}
+    narrow = {"network": "resnet18, width 8", "width": 8, "dense": 500.0, "energy_uj_per_image": 400.0, "energy": 400.0}
+    other = {"network": "vgg16", "model": "vgg16", "width": 64}
     rows = [run(0, 0.95, 0.8, **wide), run(1, 0.94, 0.6, **wide), run(0, 0.9, 0.8, setting_id="n", **narrow)]
+    rows.append(run(1, 0.93, 0.5, setting_id="v", **other))
     axes = Axes(X["energy"], Y["validation"])
     figure = front_figure(fronts(table(*rows), axes=axes), "")
     (panel,) = figure.axes
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("inference energy (µJ per image)", "validation accuracy (%)")
-    names = [text.get_text() for text in figure.legends[0].texts]
-    legend = dict(zip(names, figure.legends[0].get_lines(), strict=True))
-    markers = {name: legend[name].get_marker() for name in ("narrow", "wide")}
-    assert markers["narrow"] != markers["wide"]
-    sizes = {line: line.get_markersize() for line in panel.lines if line.get_marker() != "None"}
-    drawn = {(line.get_marker(), tuple(line.get_xdata())) for line, size in sizes.items() if size == 6}
-    assert drawn == {(markers["narrow"], (400.0,)), (markers["wide"], (800.0,))}
-    assert {text.get_text() for text in panel.texts} == {"ST", "ST (reference)", "λ 1"}
+    legend = legend_of(figure)
+    assert list(legend) == [
+        "standard training",
+        "dense narrow networks",
+        "EAT",
+        "EAT, vgg16",
+        "front of all",
+        "selected",
+    ]
+    assert legend["EAT"].get_color() == legend["EAT, vgg16"].get_color()
+    assert legend["EAT"].get_marker() == legend["EAT, vgg16"].get_marker()
+    assert legend["EAT"].get_fillstyle() != legend["EAT, vgg16"].get_fillstyle()
+    drawn = {
+        (line.get_marker(), line.get_color(), line.get_fillstyle()): list(line.get_xdata())
+        for line in panel.lines
+        if line.get_markersize() in (5.5, 7.5)
+    }
+    for name, x in {
+        "standard training": 800.0,
+        "dense narrow networks": 400.0,
+        "EAT": 600.0,
+        "EAT, vgg16": 500.0,
+    }.items():
+        entry = legend[name]
+        assert drawn[(entry.get_marker(), entry.get_color(), entry.get_fillstyle())] == [x]
+    assert {text.get_text() for text in panel.texts} == {"width 8", "ST (reference)", "λ 1", "width 64, λ 1"}
     assert not [line for line in panel.lines if line.get_linestyle() == "--"]  # a floor is of one network
+
+
+def method(name: str, points: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    return [
+        run(0, a, e, setting_id=f"{name}{e}", is_baseline=False, method=name, **{"pruning.density": d})
+        for d, (a, e) in zip((0.2, 0.1, 0.05), points, strict=False)
+    ]
+
+
+def test_a_line_joins_what_its_own_method_has_not_beaten() -> None:
+    magnitude = method("pruning=magnitude", [(0.94, 0.5), (0.93, 0.6), (0.92, 0.4)])
+    energy = method("pruning=energy", [(0.945, 0.3), (0.93, 0.2)])
+    (panel,) = (figure := front_figure(fronts(table(run(0, 0.95, 0.8), *magnitude, *energy)), "")).axes
+    legend = legend_of(figure)
+    joined = {
+        line.get_color(): list(line.get_xdata())
+        for line in panel.lines
+        if line.get_linestyle() == "-" and line.get_linewidth() == 1.2
+    }
+    # density 0.1 needs more than 0.2 and is less accurate; that both are beaten by pruning=energy breaks no line
+    assert joined[legend["pruning=magnitude"].get_color()] == [0.4, 0.5]
+    assert joined[legend["pruning=energy"].get_color()] == [0.2, 0.3]
+    [band] = [line for line in panel.lines if line.get_linewidth() == legend["front of all"].get_linewidth()]
+    assert list(band.get_xdata()) == [0.2, 0.3, 0.8]
+    hollow = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[0.6]]
+    assert {"density 0.2", "density 0.1", "density 0.05", "ST (reference)"} == {t.get_text() for t in panel.texts}
+
+
+@pytest.mark.parametrize("methods", [12, 30])
+def test_lines_look_different_and_what_a_legend_cannot_hold_is_said(methods: int) -> None:
+    rows = [row for i in range(methods) for row in method(f"method {i:02}", [(0.9, 0.1 + i / 100)])]
+    figure = front_figure(fronts(table(run(0, 0.95, 0.8), *rows), axes=Axes(X["energy"])), "")
+    legend = legend_of(figure)
+    lines = {name: line for name, line in legend.items() if name.startswith(("method", "standard"))}
+    assert len({(line.get_color(), line.get_marker()) for line in lines.values()}) == len(lines)
+    assert len(lines) == (13 if methods == 12 else 24)
+    assert ("7 more: see pareto.csv" in legend) == (methods == 30)
+    inside = figure.get_window_extent()
+    box = figure.legends[0].get_window_extent()
+    assert inside.x0 <= box.x0
+    assert box.x1 <= inside.x1
+
+
+@pytest.mark.parametrize(("least", "scale"), [(0.081, "linear"), (0.08, "log"), (0.0008, "log"), (0.0, "linear")])
+def test_energies_that_span_a_decade_are_on_a_logarithmic_axis(least: float, scale: str) -> None:
+    figure = front_figure(fronts(table(run(0, 0.95, 0.8), run(1, 0.9, least)), axes=Axes(X["energy"])), "")
+    (panel,) = figure.axes
+    assert panel.get_xscale() == scale
+    figure.draw_without_rendering()
+    if scale == "log":  # numbers as they are, no powers
+        assert "100" in [tick.get_text() for tick in panel.get_xticklabels()]
 
 
 def test_a_family_of_one_network_is_drawn_beside_one_of_several() -> None:
     rows = [run(0, 0.95, 0.8), run(0, 0.9, 0.8, setting_id="n", network="narrow")]
     alone = run(0, 0.5, 0.5, family="other", setting_id="o", network="alone")
     figure = front_figure(fronts(table(*rows, alone), axes=Axes(X["energy"])), "")
-    assert [500.0] in [list(line.get_xdata()) for line in figure.axes[1].lines if line.get_markersize() == 6]
+    assert [500.0] in [list(line.get_xdata()) for line in figure.axes[1].lines if line.get_markersize() == 7.5]
 
 
 def test_many_families_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

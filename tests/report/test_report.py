@@ -18,6 +18,7 @@ from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.report import command
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.hardware import FusedHardware, PublishedHardware
+from eat_runner.config.pruning import PruningConfig
 from eat_runner.energy.counts import Kind
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
@@ -401,9 +402,37 @@ def test_networks_of_a_data_set_share_a_front(tmp_path: Path, capsys: pytest.Cap
         assert row["pairs"] == "2"
     figure = (tmp_path / "out" / "pareto.svg").read_text()
     assert "<!-- inference energy (µJ per image) -->" in figure
-    assert "<!-- vgg16, width 16 -->" in figure
+    assert "<!-- dense vgg16 -->" in figure
     layers = rows(tmp_path / "out" / "layer_comparison.csv")
     assert {row["family"] for row in layers} == {"digits"}
+
+
+def test_methods_at_equal_accuracy_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Accuracy is known by formula: width 8 loses 0.4 points, density 0.05 loses 0.76, lambda 1 loses 0.4."""
+    for seed in (0, 1):
+        smaller = {"methods": {"pruning": PruningConfig(name="magnitude", density=0.05)}}
+        for chosen in (config(0.0, seed), config(0.0, seed, width=8), config(1.0, seed), config(0.0, seed, **smaller)):
+            write_run(tmp_path / "runs", chosen, predictions=True)
+    arguments = [str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--by", "dataset"]
+    command([*arguments, "--hardware", "fused_45nm"])
+    text = capsys.readouterr().out
+    found = rows(tmp_path / "out" / "equal_accuracy.csv")
+    methods = {row["method"]: row for row in found if row["allowance"] == "1"}
+    assert set(methods) == {"standard training", "dense narrow networks", "pruning=magnitude", "EAT"}
+    assert {row["method"] for row in found if row["allowance"] == "0"} == {"standard training"}
+    energy = {run["run_id"]: float(run["energy_uj_per_image"]) for run in rows(tmp_path / "out" / "summary.csv")}
+    for row in methods.values():
+        runs = [run for run in rows(tmp_path / "out" / "summary.csv") if run["setting_id"] == row["setting_id"]]
+        assert float(row["energy_uj_per_image"]) == pytest.approx(sum(energy[r["run_id"]] for r in runs) / 2, rel=1e-12)
+    pruned = methods["pruning=magnitude"]
+    assert float(pruned["accuracy_difference"]) == pytest.approx(-0.0076)
+    assert -0.03 < float(pruned["accuracy_difference_low"]) < -0.0076 < float(pruned["accuracy_difference_high"]) <= 0
+    assert f"{float(pruned['accuracy']):.4f}" in text
+    assert "digits: lowest energy at most 1 point below the reference (mean on the validation split)" in text
+    assert "nothing within it: " in text
+    assert "lower energy in every one of 2 seeds" in text or "higher energy in every one of 2 seeds" in text
+    command(arguments[:3])  # by family there is none, and the old one goes
+    assert "equal_accuracy.csv" not in written(tmp_path / "out")
 
 
 def test_relative_prices_compare_networks_relative_to_the_reference(
@@ -414,6 +443,9 @@ def test_relative_prices_compare_networks_relative_to_the_reference(
     assert "times the reference's energy, what the reference needs without zero-skipping)" in capsys.readouterr().out
     assert "<!-- inference energy (1: the reference) -->" in (tmp_path / "pareto.svg").read_text()
     assert {row["energy_uj_per_image"] for row in rows(tmp_path / "pareto.csv")} == {""}
+    equal = [row for row in rows(tmp_path / "equal_accuracy.csv") if row["method"] == "EAT"]
+    assert {row["energy_uj_per_image"] for row in equal} == {""}
+    assert all(0 < float(row["energy_relative"]) < 1 for row in equal)
 
 
 def test_axes_that_no_run_has_are_refused(tmp_path: Path) -> None:
@@ -521,7 +553,7 @@ def test_help_waits_for_no_table_and_no_figure(command: str) -> None:
 def test_it_runs_where_torch_is_not_installed(sweep: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    short_list = ["pandas", "matplotlib", "pyyaml", "omegaconf", "rich", "filelock", "numpy"]
+    short_list = ["pandas", "matplotlib", "pyyaml", "omegaconf", "rich", "filelock", "numpy", "scipy"]
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *short_list], check=True)
     subprocess.run([*install, "--no-deps", str(ROOT)], check=True)

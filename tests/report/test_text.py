@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from eat_runner.analysis.equal_accuracy import equal_accuracy
 from eat_runner.analysis.pareto import Axes, fronts
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.report.text import fitting, plain, show, spelled
@@ -43,6 +44,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, made: Report, width: int, encoding: s
     stream = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", Terminal(stream, encoding=encoding))
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "50")  # without it rich takes a dumb terminal for one of 80 columns
     monkeypatch.setenv("TERM", "dumb")
     show(made)
     sys.stdout.flush()
@@ -66,6 +68,27 @@ def test_fewer_columns_and_never_half_a_number(monkeypatch: pytest.MonkeyPatch, 
     assert max(map(cell_len, text.splitlines())) <= width
     left_out = re.search(r"not shown: ([^(]*) \(see pareto.csv\)", " ".join(text.split()))
     assert (left_out is None) == (width >= 132)
+
+
+RANGES = re.compile(r"-?\d+\.\d+(–\d+\.\d+| \[-?\d+\.\d+, -?\d+\.\d+\])?")
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 132, 200])
+def test_methods_at_equal_accuracy_lose_columns_and_no_part_of_a_number(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    made = report()
+    made.equal, _ = equal_accuracy(made.fronts[0])
+    made.equal["accuracy_difference_low"], made.equal["accuracy_difference_high"] = -0.0123, 0.0045
+    made.equal["energy_ratio_max"] += 0.05
+    text = shown(monkeypatch, made, width)
+    whole = {found.group() for found in RANGES.finditer(plain(made))}
+    assert {"0.875–0.925", "0.00 [-1.23, 0.45]"} <= whole
+    assert all(found.group() in whole for line in text.splitlines() for found in RANGES.finditer(line))
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "E/E_ST" in text
+    left_out = "(see equal_accuracy.csv)" in " ".join(text.split())
+    assert left_out == (width < 132)
 
 
 def test_what_is_left_out_first_is_what_matters_least() -> None:

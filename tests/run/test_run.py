@@ -7,6 +7,7 @@ import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -175,8 +176,17 @@ def test_a_run_writes_its_files_and_is_not_repeated(config):
     assert (record.status, record.reason) == ("finished", "")
     assert folder.read_record() == record
     files = {path.name for path in folder.path.iterdir() if path.name != ".lock"}
-    assert files == {"config.yaml", "record.json", "history.csv", "layers.csv", "batches.csv", "model.safetensors"}
+    measured = {"layers.csv", "batches.csv", "predictions.csv.gz"}
+    assert files == {"config.yaml", "record.json", "history.csv", "model.safetensors", *measured}
     assert [row["epoch"] for row in folder.read_history()] == [1, 2]
+    answers = pd.read_csv(folder.predictions)
+    right = (answers["label"] == answers["predicted"]).groupby(answers["split"]).mean()
+    assert set(right.index) == {"validation", "test"}
+    for split, accuracy in right.items():  # the validation split's answers are those of the look at the end of training
+        assert record.accuracy[split] == pytest.approx(accuracy, rel=1e-6)
+    dataset = experiment.locate(config).dataset
+    for split, images in (("validation", dataset.validation), ("test", dataset.test)):
+        assert answers.loc[answers["split"] == split, "label"].tolist() == images.labels.tolist()
     written = folder.weights.stat().st_mtime_ns
     assert experiment.run(config) == record
     assert folder.weights.stat().st_mtime_ns == written

@@ -45,11 +45,11 @@ def test_the_multiplier_scales_lambda_and_is_carried_by_the_state(small_config):
     trainer = trainer_of(config)
     plain = [trainer.lambda_t_at(step) for step in range(trainer.steps)]
     assert plain == pytest.approx([2.0 * step / 9 for step in range(5)])
-    trainer.multiplier = 3.0
+    trainer.ascent.multiplier = 3.0
     assert [trainer.lambda_t_at(step) for step in range(5)] == pytest.approx([3 * value for value in plain])
     resumed = trainer_of(config)
     resumed.load_state(unpack(pack(trainer.state())))
-    assert resumed.multiplier == 3.0
+    assert resumed.ascent.multiplier == 3.0
     assert train(resumed)[-1].lambda_t == pytest.approx(6.0)
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_the_first_version_goes_on(small_config):
     train(whole)
     part = trainer_of(small_config)
     train(part, 3)
-    state = {key: value for key, value in part.state().items() if key not in {"penalty", "methods", "multiplier"}}
+    state = {key: value for key, value in part.state().items() if key not in {"penalty", "methods", "ascent"}}
     resumed = trainer_of(small_config)
     resumed.load_state(state | {"lr_schedule": {}})
     train(resumed)

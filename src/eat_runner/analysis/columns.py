@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eat_runner.analysis.methods import lineage
 from eat_runner.config.groups import GROUPS
-from eat_runner.config.identity import BY_BITS, NOT_PRICES, digest, is_plain_baseline
+from eat_runner.config.identity import BUDGETS, BY_BITS, NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
 from eat_runner.config.root import is_penalised
 from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport
@@ -128,6 +129,12 @@ def _sigma(facts: Facts) -> float | None:
     return None if sigma is None else _real(sigma)
 
 
+def _budget_met(facts: Facts) -> str:
+    """Empty without a budget."""
+    budget = facts.record.budget
+    return "" if budget is None else "met" if budget["met"] else "missed"
+
+
 def _seconds(facts: Facts) -> float:
     return _real(sum(seconds or 0.0 for seconds in facts.record.timings.values()))
 
@@ -136,6 +143,19 @@ def _setting_id(facts: Facts) -> str:
     """Hash of what a run's setting is: everything that determines its result but the seed."""
     determinants = facts.record.determinants
     return digest({key: value for key, value in determinants.items() if key != "seed"}) if determinants else ""
+
+
+def _bare_setting(facts: Facts) -> str:
+    """``_setting_id`` without the parent, of a run that has one: parents are told apart by their settings, too."""
+    determinants = facts.record.determinants
+    if "parent" not in determinants:
+        return ""
+    return digest({key: value for key, value in determinants.items() if key not in ("seed", "parent")})
+
+
+def _trained_for(facts: Facts) -> str:
+    """The hardware whose prices had a part in the result."""
+    return _name(facts.record.config["hardware"]["name"]) if "hardware" in facts.record.determinants else ""
 
 
 def _of(report: EnergyReport | None, name: str) -> float | None:
@@ -181,8 +201,10 @@ AFTER_PENALTY = ("penalty", "schedule")  # of which nothing matters without a pe
 
 def knobs(facts: Facts) -> dict[str, Scalar]:
     """What a run chose of the groups that vary within a family, beyond the columns below: ``pruning`` (which variant of
-    a method) and ``pruning.amount``. Groups that had no part in the result are left out."""
-    found: dict[str, Scalar] = {}
+    a method) and ``pruning.amount``. Groups that had no part in the result are left out. And its budget."""
+    found: dict[str, Scalar] = {
+        key: _real(facts.record.determinants[key]) for key in BUDGETS if key in facts.record.determinants
+    }
     for group, entry in GROUPS.items():
         varies = entry.varied or entry.method
         if not varies or group not in facts.record.determinants or (group in AFTER_PENALTY and not facts.is_penalised):
@@ -201,13 +223,14 @@ def _knob(value: Any) -> Scalar:
 
 def knob_columns(chosen: Sequence[Mapping[str, Scalar]]) -> list[Column]:
     """The columns of knobs that vary among these runs (penalised, or with a method), in the order of their groups. A
-    method's name is there as soon as one run has it."""
+    method's name is there as soon as one run has it, and so is a budget."""
     values: dict[str, dict[str, Scalar]] = {}
     for run in chosen:
         for key, value in run.items():
             values.setdefault(key, {})[repr(value)] = value
-    varied = [key for key, found in values.items() if len(found) > 1 or key in GROUPS]
-    varied.sort(key=lambda key: list(GROUPS).index(key.partition(".")[0]))
+    order = [*GROUPS, *BUDGETS]
+    varied = [key for key, found in values.items() if len(found) > 1 or key in order]
+    varied.sort(key=lambda key: order.index(key.partition(".")[0]))
     return [Column(key=key, kind=OBJECT, describes=True) for key in varied]
 
 
@@ -218,10 +241,13 @@ COLUMNS = (
     Column(key="dataset", describes=True, read=lambda f: _name(f.record.config["dataset"]["name"])),
     Column(key="model", describes=True, read=_model),
     Column(key="width", kind=WHOLE, describes=True, read=lambda f: _whole(f.record.config["model"]["width"])),
+    # the line of a front that the run belongs to (methods.py); a child's has its parent's in it (table.py)
+    Column(key="method", describes=True),
     # none and 0 for standard training (ST), under whatever penalty it was started
     Column(key="penalty", describes=True, read=lambda f: _chosen_name(f, "penalty", "name") or NONE),
     Column(key="scope", describes=True, read=lambda f: _chosen_name(f, "penalty", "scope")),
     Column(key="weighting", describes=True, read=lambda f: _chosen_name(f, "penalty", "weighting")),
+    Column(key="trained_for", describes=True, read=_trained_for),
     Column(
         key="lambda",
         kind=REAL,
@@ -348,17 +374,21 @@ COLUMNS = (
     # 1 or 0; of a setting, the share of its seeds
     Column(key="weights_on_chip", kind=REAL, measure=True, read=lambda f: _on_chip(f.test), only=KNOWN),
     Column(key="firing_rate_test", kind=REAL, measure=True, read=lambda f: _share(f.record.firing_rate_test)),
+    Column(key="budget_met", read=_budget_met),
     Column(key="epochs", kind=WHOLE, read=lambda f: _whole(f.record.epochs_done)),
     Column(key="parameters", kind=WHOLE, read=lambda f: _whole(f.record.parameters)),
     Column(key="seconds", kind=REAL, read=_seconds),
     Column(key="hardware"),
     Column(key="baseline_id", read=lambda f: printable(f.record.baseline_id)),
     Column(key="setting_id", read=_setting_id),
+    Column(key="parent", read=lambda f: printable(str(f.record.determinants.get("parent", "")))),
     Column(key="family"),
     Column(key="folder"),
     Column(key="reason", read=lambda f: printable(f.record.reason)),
     # what tables are made with
     Column(key="is_baseline", kind=FLAG, written=False, read=lambda f: f.is_baseline),
+    Column(key="lineage", kind=OBJECT, written=False, read=lambda f: lineage(f.record)),
+    Column(key="bare_setting", written=False, read=_bare_setting),
     Column(key="network", written=False),
     Column(key="common", kind=OBJECT, written=False),
     Column(key="knobs", kind=OBJECT, written=False, read=knobs),

@@ -1,15 +1,16 @@
 """What stands beside each other: families of runs, settings over their seeds, and pairs of the same seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 
 from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS
+from eat_runner.analysis.methods import NARROW, STANDARD
 from eat_runner.analysis.rows import Common
 from eat_runner.config.groups import method_groups
-from eat_runner.config.identity import digest
+from eat_runner.config.identity import BUDGETS, digest
 from eat_runner.config.method import NONE
 from eat_runner.errors import printable
 
@@ -17,6 +18,9 @@ from eat_runner.errors import printable
 SPLIT = frozenset({"data", "dataset.name", "dataset.image_size", "dataset.validation"})
 NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 DESCRIBING = [column.key for column in COLUMNS if column.describes]
+# columns that tell settings apart in their names, beside lambda and knobs
+NAMING = ("sigma", "schedule", "penalty", "scope", "weighting", "trained_for")
+PRICES = "hardware."  # knobs of the hardware that a run was trained for
 MEASURES = [column.key for column in (*COLUMNS, *AGAINST_REFERENCE) if column.measure]
 
 
@@ -28,7 +32,7 @@ def label_families(runs: pd.DataFrame, by: str = "family") -> pd.DataFrame:
     groups: dict[Common, tuple[str, str]] = {}
     for common, dataset, model in zip(runs["common"], runs["dataset"], runs["model"], strict=True):
         groups.setdefault(common, (dataset, model))
-    telling = _telling(groups)
+    telling, here = _telling(groups), set(runs["run_id"])
     owners: dict[str, Common] = {}
     labels: dict[Common, tuple[str, str]] = {(): ("", "")}
     for common in sorted(filter(None, groups)):
@@ -39,6 +43,7 @@ def label_families(runs: pd.DataFrame, by: str = "family") -> pd.DataFrame:
         if by == "dataset":
             shared = tuple(item for item in common if item[0] in SPLIT)
             family = _name(dataset, *(text for key, text in told.items() if key in SPLIT - {"data"}))
+            told = {key: text for key, text in told.items() if key != "parent" or dict(common)[key] not in here}
         else:
             shared = common
             family = _name(f"{dataset} · {network}", *told.values())
@@ -79,8 +84,9 @@ def setting_names(table: pd.DataFrame) -> pd.Series:
     """A short name for each setting: its lambda, and whatever else, beside its network, differs among the settings that
     are no standard training."""
     trained = table[~table["is_baseline"]]
-    keys = ["sigma", "schedule", "penalty", "scope", "weighting", *knobs_of(table)]
-    differing = [key for key in keys if len(set(filter(_says_something, trained[key]))) > 1]
+    differing = [key for key in [*NAMING, *knobs_of(table)] if _differs(trained, key)]
+    if "trained_for" in differing:  # the file's name stands for its prices
+        differing = [key for key in differing if not key.startswith(PRICES)]
     names: list[str] = []
     for setting in table.to_dict("records"):
         methods = [f"{key} {setting[key]}" for key in method_groups() if isinstance(setting.get(key), str)]
@@ -92,6 +98,59 @@ def setting_names(table: pd.DataFrame) -> pd.Series:
     return pd.Series(names, table.index, dtype="object")
 
 
+def line_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
+    """For each setting the line of a front that it belongs to: its method, and, where it is not the reference's, its
+    model. Standard training of another width of that model is a line of its own."""
+    of = None if reference is None else table.loc[[reference]].to_dict("records")[0]
+    names: list[str] = []
+    for setting in table.to_dict("records"):
+        ours = of is None or setting["model"] == of["model"]
+        standard = setting["method"] == STANDARD
+        if not ours:
+            names.append(f"dense {setting['model']}" if standard else f"{setting['method']}, {setting['model']}")
+        elif standard and of is not None and str(setting["width"]) != str(of["width"]):
+            names.append(NARROW)
+        else:
+            names.append(setting["method"])
+    return pd.Series(names, table.index, dtype="object")
+
+
+def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
+    """What tells a setting from the others of its line (column ``line``): network, lambda, knobs. A number is told as
+    soon as it varies among all settings, a text where the line has several of it."""
+    networks = set(table["network"] if reference is None else table.loc[[reference], "network"])
+    network = networks.pop() if len(networks) == 1 else ""  # that goes without saying
+    keys = [key for key in (*NAMING, *knobs_of(table)) if key not in method_groups() and not key.startswith(PRICES)]
+    names: dict[str, str] = {}
+    for _, line in table.groupby("line"):
+        several = {key for key in keys if _differs(line, key)}
+        for setting_id, setting in zip(line.index, line.to_dict("records"), strict=True):
+            told = [key for key in keys if key in several or (key not in NAMING and _is_number(setting[key]))]
+            names[setting_id] = _point_name(setting, network, told)
+    return pd.Series(names, dtype="object").reindex(table.index)
+
+
+def _point_name(setting: Mapping[str, Any], network: str, keys: Iterable[str]) -> str:
+    same = setting["network"] == network and setting["method"] != STANDARD
+    told = [] if same else [_without_model(setting)]
+    told += [f"λ {setting['lambda']:g}"] if setting["lambda"] else []
+    told += [_told(key, setting[key]) for key in keys if _says_something(setting[key])]
+    return ", ".join(told) or setting["line"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _without_model(setting: Mapping[str, Any]) -> str:
+    """A network's name without its model, which the line tells."""
+    return setting["network"].removeprefix(setting["model"]).strip(", ") or f"width {setting['width']}"
+
+
+def _differs(table: pd.DataFrame, key: str) -> bool:
+    return len(set(filter(_says_something, table[key]))) > 1
+
+
 def _says_something(value: Any) -> bool:
     return value not in {"", NONE, None} and value == value
 
@@ -99,7 +158,9 @@ def _says_something(value: Any) -> bool:
 def _told(key: str, value: Any) -> str:
     if key == "sigma":
         return f"σ {_power(value)}"
-    return f"{key.partition('.')[2]} {value}" if "." in key else str(value)
+    if key == "trained_for":
+        return f"for {value}"
+    return str(value) if key in NAMING else f"{key.rpartition('.')[2]} {value}"
 
 
 def _power(value: float) -> str:
@@ -110,7 +171,7 @@ def _power(value: float) -> str:
 
 def knobs_of(runs: pd.DataFrame) -> list[str]:
     """The columns that are there because their values vary: what no list has."""
-    return [key for key in runs.columns if "." in key or key in method_groups()]
+    return [key for key in runs.columns if "." in key or key in BUDGETS or key in method_groups()]
 
 
 def over_seeds(values: pd.Series, by_setting: pd.Series) -> pd.Series:

@@ -12,7 +12,9 @@ from eat_runner.analysis.families import (
     MEASURES,
     at_same_seed,
     knobs_of,
+    line_names,
     over_seeds,
+    point_names,
     setting_names,
     settings,
 )
@@ -56,11 +58,13 @@ class Front:
     """One family's result.
 
     settings: by setting_id, as ``families.settings``, sorted by x; on_front: no other beats it; selected: what the rule
-    picks; knee: see ``knee``; name: what tells it from the others; short: from those of its network. runs: theirs, by
-    setting and seed. reference: the setting_id of the standard training (lambda 0) that the rule and relative energies
-    look at. floor: mean of the runs' floors, where x is the ratio. worst: x of the point that hypervolume is taken
-    against; its accuracy is 0. remarks: what is missing or should be known, in sentences. selected_at_corners: what the
-    rule picks under the prices at each corner of the hardware's ranges (config/hardware.py, ``corners``), in order.
+    picks; knee: see ``knee``; name: what tells it from the others; short: from those of its network; line, point: which
+    line of the front it is on, and what it is called there. runs: theirs, by setting and seed. reference: the
+    setting_id of the standard training (lambda 0) that the rule and relative energies look at. floor: mean of the runs'
+    floors, where x is the ratio. worst: x of the point that hypervolume is taken against; its accuracy is 0. remarks:
+    what is missing or should be known, in sentences.
+    selected_at_corners: what the rule picks under the prices at each corner of the hardware's ranges
+    (config/hardware.py, ``corners``), in order.
     """
 
     family: str
@@ -124,6 +128,8 @@ def _front(family: str, runs: pd.DataFrame, selection: str, points: float, axes:
     table["short"] = table["name"] = setting_names(table)
     if table["network"].nunique() > 1:
         table["name"] = table["network"] + ", " + table["short"]
+    table["line"] = line_names(table, reference)
+    table["point"] = point_names(table, reference)
     accuracy, energy = table[y].tolist(), table[x].tolist()
     on_front = non_dominated(accuracy, energy)
     bend = knee([accuracy[i] for i in on_front], [energy[i] for i in on_front])
@@ -159,8 +165,10 @@ def _selected_at_corners(runs: pd.DataFrame, selection: str, points: float, axes
 
 def _reference(runs: pd.DataFrame) -> str | None:
     """Standard training of the network that needs most without zero-skipping; of equals the more accurate one on the
-    validation split, then the first setting_id."""
-    means = runs[runs["is_baseline"]].groupby("setting_id")[["dense", "accuracy_validation"]].mean()
+    validation split, then the first setting_id. One that began with another run's network counts where all do."""
+    standard = runs[runs["is_baseline"]]
+    fresh = standard[standard["parent"] == ""]
+    means = (standard if fresh.empty else fresh).groupby("setting_id")[["dense", "accuracy_validation"]].mean()
     return next(iter(means.sort_values(["dense", "accuracy_validation"], ascending=False).index), None)
 
 
@@ -274,7 +282,7 @@ def _remarks(table: pd.DataFrame, runs: pd.DataFrame, reference: str | None, axe
     if axes.of_one_network and table["network"].nunique() > 1:
         remarks.append("a ratio compares a network with itself: --x energy says which of several needs less")
     lonely = int(runs["energy_decrease_percent"].isna().sum())
-    if reference is not None and lonely:
+    if axes.of_one_network and reference is not None and lonely:
         remarks.append(f"{lonely} of the runs have no baseline (lambda=0 with the same seed): no energy decrease")
     least, most = int(table["n"].min()), int(table["n"].max())
     if most == 1:

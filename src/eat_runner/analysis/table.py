@@ -8,8 +8,10 @@ import pandas as pd
 
 from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS, DTYPES, VARIES, knob_columns
 from eat_runner.analysis.families import label_families
+from eat_runner.analysis.methods import method_name
 from eat_runner.analysis.rows import BROKEN, read_rows
 from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.identity import digest
 from eat_runner.errors import UserError, printable
 from eat_runner.records import Scalar
 
@@ -44,7 +46,7 @@ def read_runs(roots: Sequence[Path], hardware: HardwareConfig, by: str = "family
     runs = pd.DataFrame(
         {c.key: pd.Series([row[c.key] for row in rows], dtype=DTYPES[c.kind]) for c in COLUMNS},
     )
-    runs = _without_what_says_nothing(_each_once(runs))
+    runs = _without_what_says_nothing(_with_parents(_each_once(runs)))
     runs = label_families(_with_knobs(runs), by)
     runs["energy_decrease_percent"] = _decrease_percent(runs)
     empty_is_zero = lambda values: values if values.dtype == "object" else values.fillna(0)  # noqa: E731
@@ -60,6 +62,28 @@ def _each_once(runs: pd.DataFrame) -> pd.DataFrame:
     best = runs.assign(rank=runs["status"].map(RANK), lacks=runs["reason"] != "")
     kept = best.sort_values(["rank", "lacks"], kind="stable").drop_duplicates("run_id").index
     return runs.loc[runs.index.isin(kept)].reset_index(drop=True)
+
+
+def _with_parents(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with each run's method, and with setting_ids in which a parent that is there counts by its setting: the
+    seeds of a setting have parents of different seeds, and what was done to these was done to their children, too."""
+    rows = runs.set_index("run_id")[["parent", "lineage", "setting_id", "bare_setting"]].to_dict("index")
+
+    def known(run_id: str, below: frozenset[str] = frozenset()) -> tuple[tuple[str, ...], str]:
+        """What was done to its network, and its setting. below: the run's children, who are no parents of it."""
+        row = rows[run_id]
+        own, inherited = row["lineage"] or ((), ())
+        if row["parent"] not in rows or row["parent"] in {*below, run_id}:
+            return inherited + own, row["setting_id"]
+        parts, setting = known(row["parent"], below | {run_id})
+        return parts + own, digest([row["bare_setting"], setting])
+
+    found = [known(run_id) for run_id in runs["run_id"]]
+    methods = [
+        method_name(parts) if row["lineage"] else "" for (parts, _), row in zip(found, rows.values(), strict=True)
+    ]
+    columns = {"method": methods, "setting_id": [setting for _, setting in found]}
+    return runs.assign(**{key: pd.Series(values, runs.index, "object") for key, values in columns.items()})
 
 
 def _without_what_says_nothing(runs: pd.DataFrame) -> pd.DataFrame:

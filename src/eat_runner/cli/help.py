@@ -5,6 +5,9 @@ from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import default_methods, default_others
 
+# groups whose files set values of all the others
+COMBINATIONS = {"recipe": "what is done to lower energy, by name", "experiment": "all of these together"}
+
 TEXT = """\
 Trains image classifiers with an energy penalty and shows what accuracy costs in inference energy.
 
@@ -39,6 +42,6 @@ def choices(group: str) -> list[str]:
 
 def help_text() -> str:
     """The whole text. Hydra's own help would compose a configuration and scan for plugins first."""
-    abouts = {name: group.about for name, group in GROUPS.items()} | {"experiment": "all of these together"}
+    abouts = {name: group.about for name, group in GROUPS.items()} | COMBINATIONS
     lines = [f"  {name:11} {about}: {', '.join(choices(name))}" for name, about in abouts.items() if choices(name)]
     return TEXT.format(groups="\n".join(lines))

@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Collate, price and draw the runs in folders that eat-run wrote: summary.csv, pareto.csv, "
-        "pareto.png/svg, layer_comparison.csv and its plots.",
+        "pareto.png/svg, layer_comparison.csv and its plots; with --by dataset also equal_accuracy.csv: what each "
+        "method needs at most 0, 1 and 3 points below standard training.",
         epilog="Runs of several machines: eat-report A B --output C takes each run once, the finished copy first. "
         "Exit codes: 0 the report is written, also where runs failed or are missing, which it names; 2 bad input.",
         allow_abbrev=False,

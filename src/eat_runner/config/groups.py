@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eat_runner.config import hardware, logger, penalty
+from eat_runner.config.compact import CompactConfig
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.method import MethodConfig
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.config.schedule import ScheduleConfig
+from eat_runner.config.thresholds import ThresholdsConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
 
 
@@ -49,6 +51,8 @@ GROUPS: dict[str, Group] = {
         without_effect=frozenset({"evaluate_every", "checkpoint_every", "keep_checkpoint"}),
     ),
     "pruning": Group(schemas={"pruning": PruningConfig}, about="weights that become zero", method=True),
+    "thresholds": Group(schemas={"thresholds": ThresholdsConfig}, about="small ReLU outputs become zero", method=True),
+    "compact": Group(schemas={"compact": CompactConfig}, about="dead channels that are taken out", method=True),
     "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
 }
 

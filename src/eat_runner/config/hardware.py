@@ -28,6 +28,7 @@ class HardwareConfig(Protocol):
     with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
     something. ranges: by key of a price, [low, high], what its source says it may be (``corners``); they determine no
     result.
+    skips_zeros: whether a zero among the activations can save anything.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -45,16 +46,13 @@ class HardwareConfig(Protocol):
     @property
     def relative(self) -> bool: ...
     @property
+    def skips_zeros(self) -> bool: ...
+    @property
     def note(self) -> str: ...
     @property
     def source(self) -> dict[str, str]: ...
     @property
     def ranges(self) -> dict[str, Any]: ...
-
-    @property
-    def saves_zeros(self) -> bool:
-        """Whether a zero costs less than another value: if not, there are no marginal prices to train with."""
-        ...
 
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
@@ -95,7 +93,7 @@ class PublishedHardware:
         return False
 
     @property
-    def saves_zeros(self) -> bool:
+    def skips_zeros(self) -> bool:
         return True
 
     def check(self) -> None:
@@ -178,7 +176,7 @@ class FusedHardware:
         }
 
     @property
-    def saves_zeros(self) -> bool:
+    def skips_zeros(self) -> bool:
         return self.format != "dense" or self.skip != "none"
 
     def check(self) -> None:

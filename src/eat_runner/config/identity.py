@@ -15,7 +15,8 @@ from eat_runner.config.schedule import ScheduleConfig
 NOT_PRICES = frozenset({"name", "process_nm", "note", "source", "ranges"})
 BY_BITS = "mac_pj_by_bits"  # prices that only a run with layers of these widths reads
 # root keys that an experiment varies within a family, beside the groups that it varies
-VARIED_KEYS = frozenset({"lambda", "seed"})
+BUDGETS = ("budget", "budget_uj")
+VARIED_KEYS = frozenset({"lambda", "seed", *BUDGETS})
 HASH_DIGITS = 8
 
 
@@ -48,6 +49,7 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
     if config.reads_hardware:
         values["hardware"] = _prices(config.hardware, config.widths)
+    values |= {key: limit for key in BUDGETS if (limit := getattr(config, key)) is not None}
     values |= {"lambda": config.lambda_, "seed": config.seed, "data": data_fingerprint}
     if start.parent is not None:
         values["parent"] = start.parent

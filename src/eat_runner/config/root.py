@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from eat_runner.config.checks import at_least, between, one_of
+from eat_runner.config.checks import above, at_least, between, one_of
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.groups import GROUPS, method_groups
 from eat_runner.config.hardware import HardwareConfig, PublishedHardware
@@ -52,6 +52,7 @@ def is_baseline(lambda_: float, penalty: str, methods: Iterable[str]) -> bool:
 class ExperimentConfig:
     """One run. ``lambda_`` is the key ``lambda`` of the command line; conf/config.yaml explains every key.
 
+    budget, budget_uj: what an image may cost on ``hardware``, as a share of the dense energy or in uJ.
     methods, others: by group (config/groups.py): methods, and groups that have no field here. loggers: by name.
     """
 
@@ -72,6 +73,8 @@ class ExperimentConfig:
     data_dir: str = "data"
     download: bool = False
     init: str | None = None
+    budget: float | None = None
+    budget_uj: float | None = None
     device: str = "auto"
     threads: int = 2
     selection: str = "validation"
@@ -83,6 +86,8 @@ class ExperimentConfig:
         groups = (self.group(name) for name, group in GROUPS.items() if not group.method and name != "loggers")
         for group in (*groups, *self.methods.values(), *self.loggers.values()):
             group.check()
+        for method in self.chosen_methods.values():
+            method.check_hardware(self.hardware)
         at_least("lambda", self.lambda_, 0.0)
         between("seed", self.seed, 0, 2**31 - 1)
         between("threads", self.threads, 1, 1024)
@@ -90,6 +95,17 @@ class ExperimentConfig:
         one_of("selection", self.selection, SELECTIONS)
         one_of("on_error", self.on_error, ON_ERROR)
         self._check_counts_fit()
+        if {"bits", "compact"} <= self.chosen_methods.keys():
+            raise UserError(
+                "compact takes no channels out of a network of integers: leave bits out, and make them in a run that "
+                "follows, init=RUN trainer.epochs=0"
+            )
+        self._check_budget()
+        if self.schedule.target is not None and self.is_penalised and self.penalty.name != "l0":
+            raise UserError(
+                f"schedule.target={self.schedule.target:g} is a density, and penalty={self.penalty.name} counts none: "
+                "use penalty=l0"
+            )
         if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0\n"):
             raise UserError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'")
 
@@ -107,11 +123,39 @@ class ExperimentConfig:
                 )
         for bits in sorted(self.widths):
             hardware.check_bits(bits)
-        if self.is_penalised and self.penalty.reads_hardware and not hardware.saves_zeros:
+        if self.is_penalised and self.penalty.reads_hardware and not hardware.skips_zeros:
             raise UserError(
-                f"penalty.weighting={self.penalty.weighting} weights by what a zero saves, and hardware={hardware.name} "
-                "saves nothing for zeros: choose another weighting or other hardware"
+                f"penalty.weighting={self.penalty.weighting} weights by what a zero saves, and "
+                f"hardware={hardware.name} saves nothing for zeros: choose another weighting or other hardware"
             )
+
+    def _check_budget(self) -> None:
+        """What cannot be a budget. Whether it can be met is known once the network is there (run/build.py)."""
+        if not self.has_budget:
+            return
+        if self.budget is not None and self.budget_uj is not None:
+            raise UserError(f"budget={self.budget:g} and budget_uj={self.budget_uj:g} say the same: leave one out")
+        if self.budget is not None:
+            above("budget", self.budget, 0.0)
+            between("budget", self.budget, 0.0, 1.0)
+        if self.budget_uj is not None:
+            above("budget_uj", self.budget_uj, 0.0)
+            if self.hardware.relative:
+                raise UserError(
+                    f"budget_uj={self.budget_uj:g} needs prices in joules, those of hardware={self.hardware.name} are "
+                    "relative: use budget, a share of the dense energy"
+                )
+        if self.is_baseline:
+            raise UserError(
+                "a budget needs what lowers energy: choose pruning=energy, another method, or a penalty with lambda "
+                "above 0"
+            )
+        for method in self.chosen_methods.values():
+            method.check_under_budget()
+
+    @property
+    def has_budget(self) -> bool:
+        return self.budget is not None or self.budget_uj is not None
 
     def group(self, name: str) -> Any:
         """The configuration of a group that is no method."""
@@ -136,14 +180,17 @@ class ExperimentConfig:
 
     @property
     def reads_hardware(self) -> bool:
-        """Whether the prices of the hardware decide what comes out: a method or the penalty looks at them."""
-        return any(method.reads_hardware for method in self.chosen_methods.values()) or (
-            self.is_penalised and self.penalty.reads_hardware
+        """Whether the prices of the hardware decide what comes out: a budget, a method or the penalty looks at them."""
+        return (
+            self.has_budget
+            or any(method.reads_hardware for method in self.chosen_methods.values())
+            or (self.is_penalised and self.penalty.reads_hardware)
         )
 
     def canonical(self) -> "ExperimentConfig":
         """The same experiment with what cannot matter set to one value: penalty and schedule of a training without
         penalty, the knobs of methods that are not chosen."""
         unpenalised: dict[str, Any] = {"lambda_": 0.0, "penalty": PenaltyConfig(), "schedule": ScheduleConfig()}
-        changes = {} if self.is_penalised else unpenalised
-        return replace(self, methods=default_methods() | self.chosen_methods, **changes)
+        changes = {"schedule": self.schedule.settled()} if self.is_penalised else unpenalised
+        chosen = {name: method.settled(self.has_budget) for name, method in self.chosen_methods.items()}
+        return replace(self, methods=default_methods() | chosen, **changes)

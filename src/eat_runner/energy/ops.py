@@ -137,7 +137,7 @@ def _adaptive_pool(kind: Kind) -> Handler:
 
 
 def _activation(call: Call) -> Op:
-    free = call.op.lower().rstrip("_") in {"relu", "relu6"}
+    free = call.op.lower().rstrip("_") in {"relu", "relu6", "fatrelu"}
     return Op(Kind.RELU if free else Kind.ACTIVATION)
 
 
@@ -193,6 +193,7 @@ OPS: dict[str, Handler] = {
     "iadd": _ADD,
     "radd": _ADD,
     "sub": _ADD,
+    "Shift": _ADD,  # of methods/channels.py
     "mul": _MULTIPLY,
     "mul_": _MULTIPLY,
     "imul": _MULTIPLY,

@@ -11,19 +11,26 @@ from torch import nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method
+from eat_runner.methods.compact import Compact
 from eat_runner.methods.pruning import Pruning
+from eat_runner.methods.thresholds import Thresholds
 
 # By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact.
 METHODS: dict[str, type[Method]] = {
     "pruning": Pruning,
+    "thresholds": Thresholds,
+    "compact": Compact,
 }
 
 
-def build_methods(chosen: Mapping[str, MethodConfig], hardware: HardwareConfig) -> dict[str, Method]:
+def build_methods(
+    chosen: Mapping[str, MethodConfig], hardware: HardwareConfig, budget: Budget | None = None
+) -> dict[str, Method]:
     """The methods of the groups in ``chosen``, in the order in which they act."""
-    return {name: build(chosen[name], hardware) for name, build in METHODS.items() if name in chosen}
+    return {name: build(chosen[name], hardware, budget) for name, build in METHODS.items() if name in chosen}
 
 
 def restore(module: nn.Module, changes: Sequence[Mapping[str, Any]]) -> None:

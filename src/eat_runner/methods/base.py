@@ -1,14 +1,15 @@
 """What a method is to the training: hooks, all of which do nothing here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import Counts
 
 
@@ -31,30 +32,42 @@ class Trained:
     """A network after its training, for the stage in which methods change it once more.
 
     accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
-    on the first training images, unaugmented.
+    on the first training images, unaugmented. split, images: name and size of what ``accuracy`` is of. looked_at,
+    judged: the images of ``count``, and those of ``accuracy``, in batches as the network takes them.
+    report: says in a few words how far a long stage is; it does not come back where somebody wants to stop.
     """
 
     model: nn.Module
     accuracy: Callable[[], float]
     count: Callable[[], Counts]
+    split: str
+    images: int
+    looked_at: Callable[[], Iterable[Tensor]] = field(default=tuple)
+    judged: Callable[[], Iterable[Tensor]] = field(default=tuple)
+    report: Callable[[str], None] = field(default=lambda figures: None)
 
 
 class Method:
     """One method of a run. A subclass overrides what it needs.
 
     config: of its group. hardware: the run's; a method that looks at its prices says so in ``reads_hardware`` of its
-    config, and they become a part of the run's identity. wants_look: whether the network is to be looked at for it,
-    before the training and after each epoch but the last.
+    config, and they become a part of the run's identity. budget: the run's, if it has one. wants_look: whether the
+    network is to be looked at for it, before the training and after each epoch but the last.
     """
 
     wants_look = False
 
-    def __init__(self, config: MethodConfig, hardware: HardwareConfig):
-        self.config, self.hardware = config, hardware
+    def __init__(self, config: MethodConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        self.config, self.hardware, self.budget = config, hardware, budget
 
     def on_build(self, model: nn.Module) -> None:
         """The network has its weights and no optimiser yet: modules may be replaced. UserError where the method does
         not fit it."""
+
+    def removable(self, counts: Counts) -> frozenset[str]:
+        """The layers, by name, whose weights it may bring to zero: what a budget is measured against. counts: of the
+        network before the training."""
+        return frozenset()
 
     def before_training(self, counts: Counts) -> None:
         """The first of the looks that ``after_epoch`` gets."""

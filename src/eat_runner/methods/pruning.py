@@ -1,7 +1,7 @@
 """Pruning: weights that become zero while a network trains, and stay it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,127 +9,157 @@ from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.pruning import PruningConfig
-from eat_runner.energy.counts import Counts, Kind
+from eat_runner.energy.budget import Budget, with_weights
+from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
 from eat_runner.energy.rules import RULES
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Progress, Trained
+from eat_runner.methods.masks import GROUP, erk_densities, largest, of_every_four, share_at
 
-
-def density_at(config: PruningConfig, part: float) -> float:
-    """The density after ``part`` of the training, from 0 to 1: d + (1 - d) (1 - q)^3 (arXiv 1710.01878, Eq. 1)."""
-    q = min(max((part - config.begin) / (config.end - config.begin), 0.0), 1.0)
-    return config.density + (1.0 - config.density) * (1.0 - q) ** 3
-
-
-def erk_densities(shapes: Sequence[torch.Size], density: float) -> list[float]:
-    """Of each weight (outputs, inputs, height, width; or outputs, inputs): in proportion to the sum of its dimensions
-    over their product, at most 1, such that all together have ``density`` (arXiv 1911.11134, Appendix A)."""
-    sizes = [shape.numel() for shape in shapes]
-    raw = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
-    full: set[int] = set()
-    while True:
-        left = density * sum(sizes) - sum(sizes[i] for i in full)
-        scale = left / (sum(raw[i] * sizes[i] for i in range(len(raw)) if i not in full) or 1.0)
-        above = {i for i in range(len(raw)) if i not in full and scale * raw[i] > 1.0}
-        if not above:
-            return [1.0 if i in full else scale * raw[i] for i in range(len(raw))]
-        full |= above
-
-
-def largest(scores: Sequence[Tensor], kept: int) -> list[Tensor]:
-    """Masks, boolean, of the ``kept`` largest of all scores together."""
-    flat = torch.cat([score.flatten() for score in scores])
-    mask = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-    mask[torch.topk(flat, kept, sorted=False).indices] = True
-    parts = mask.split([score.numel() for score in scores])
-    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+FEWEST = 0.01  # share of the weights, or channels, that no budget takes: with less there is no network
+MARGIN = 0.005  # of a budget, that is left for images which the look did not see
+ROUNDS = 5  # of looks and masks after the training, until the budget holds
+# what a channel passes on its way to those that read it; a ReLU of zero is zero, and what reads it is zero anyway
+PASSED = frozenset({Kind.BATCH_NORM, Kind.RELU, Kind.ACTIVATION, Kind.MAX_POOL, Kind.AVG_POOL, Kind.VIEW})
+VIEWS = frozenset({"flatten", "Flatten", "Dropout", "dropout", "Dropout2d", "Identity"})  # keep channels in order
+WEIGHTED = (nn.Conv2d, nn.Linear)
 
 
 @dataclass(eq=False)
 class _Layer:
-    """norm: the batch norm behind it, if nobody else reads its output."""
+    """norm: the batch norm behind it, if nobody else reads its output. readers: paths of the layers that read its
+    channels, where channels go as one. passed: the calls between."""
 
     name: str
-    weight: Tensor
-    norm: nn.BatchNorm2d | None
+    module: nn.Conv2d | nn.Linear
+    norm: tuple[str, nn.BatchNorm2d] | None
+    readers: dict[str, nn.Conv2d | nn.Linear]
+
+    @property
+    def weight(self) -> Tensor:
+        return self.module.weight
 
     def magnitudes(self) -> Tensor:
         """Of the weights with the batch norm folded in: before it, their scale means nothing."""
         magnitudes = self.weight.detach().abs()
-        if self.norm is None or self.norm.running_var is None:
+        if self.norm is None or self.norm[1].running_var is None:
             return magnitudes
-        scale = (self.norm.running_var + self.norm.eps).rsqrt()
-        if self.norm.affine:
-            scale = scale * self.norm.weight.detach().abs()
+        norm = self.norm[1]
+        assert norm.running_var is not None
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight.detach().abs()
         return magnitudes * scale.view(-1, *[1] * (magnitudes.dim() - 1))
+
+    def channels(self, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Everything that goes with the channels that ``mask`` (outputs,) leaves out, each with its mask."""
+        norm = self.norm[1] if self.norm is not None and self.norm[1].affine else None
+        yield self.weight, mask.view(-1, *[1] * (self.weight.dim() - 1))
+        for vector in (self.module.bias, norm and norm.weight, norm and norm.bias):
+            if vector is not None:
+                yield vector, mask
+        for reader in self.readers.values():
+            each = reader.weight.shape[1] // len(mask)  # inputs of a linear layer behind a flattened channel
+            yield reader.weight, mask.repeat_interleave(each).view(1, -1, *[1] * (reader.weight.dim() - 2))
 
 
 class Pruning(Method):
-    """Masks over the weights of convolutions and linear layers. A masked weight is exactly zero after every step,
-    whatever momentum and weight decay do, and never comes back."""
+    """Masks over the weights of convolutions and linear layers. What is masked is exactly zero after every step,
+    whatever momentum and weight decay do, and never comes back.
+
+    Under a budget the masks are, at each time, those with the most weights left at which the network costs no more than
+    the budget of that time: the last look's activations, and the weights that the masks leave, priced.
+    """
 
     wants_look = True  # for the order of the layers, the batch norm behind each, and prices
 
-    def __init__(self, config: PruningConfig, hardware: HardwareConfig):
-        super().__init__(config, hardware)
+    def __init__(self, config: PruningConfig, hardware: HardwareConfig, budget: Budget | None = None):
+        super().__init__(config, hardware, budget)
         self.settings = config
-        self.masks: dict[str, Tensor] = {}
+        self.by_channel = config.structure == "channel"
+        self.masks: dict[str, Tensor] = {}  # by layer: of the weight's shape, or (outputs,) where channels go
         self.layers: list[_Layer] = []
         self.prices_pj: dict[str, float] = {}  # by layer, of one more non-zero weight; where weights are ranked by them
+        self.counts: Counts | None = None  # of the last look, under a budget
 
     def on_build(self, model: nn.Module) -> None:
         self.model = model
-        if not any(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()):
+        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+        if not layers:
             raise UserError("pruning: the network has no convolution and no linear layer: leave pruning out")
+        if self.settings.structure == "2:4":
+            first, last = int(not self.settings.first_layer), len(layers) - (not self.settings.last_layer)
+            for name, module in layers[first:last]:
+                _check_four(name, module)
+
+    def removable(self, counts: Counts) -> frozenset[str]:
+        return frozenset(name for layer in self._find(counts) for name in (layer.name, *layer.readers))
 
     def before_training(self, counts: Counts) -> None:
         self.layers = self._find(counts)
-        self._take_prices(counts)
+        self._look(counts)
 
     def after_epoch(self, progress: Progress, counts: Counts) -> None:
-        self._take_prices(counts)
+        self._look(counts)
+        if self.budget is not None and self.masks and progress.part >= self.settings.end:
+            self._prune(1.0)
+            self._apply()
 
     def after_step(self, progress: Progress) -> None:
         settings, done = self.settings, progress.step + 1
         steps = progress.steps_per_epoch * progress.epochs
         first, last = round(settings.begin * steps), max(round(settings.end * steps), 1)
         if first <= done <= last and (done % settings.every_steps == 0 or done == last):
-            self._prune(density_at(settings, 1.0 if done == last else done / steps))
+            self._prune(1.0 if done == last else done / steps)
         self._apply()
 
     def after_training(self, trained: Trained) -> None:
-        """Nothing after a training with pruning; without any steps, all at once."""
+        """Without any steps, all at once. Under a budget, what is still too much."""
         if not self.masks:
             self.before_training(trained.count())
-            self._prune(self.settings.density)
+            self._prune(1.0)
+            self._apply()
+        for _ in range(ROUNDS if self.budget is not None else 0):
+            self._look(trained.count())
+            if self._fits():
+                break
+            self._prune(1.0)
             self._apply()
 
     def state(self) -> dict[str, Any]:
-        layers = [(layer.name, self._norm_name(layer)) for layer in self.layers]
-        return {"masks": self.masks, "layers": layers, "prices_pj": self.prices_pj}
+        layers = [(layer.name, layer.norm and layer.norm[0], [*layer.readers]) for layer in self.layers]
+        counts = _plain(self.counts) if self.counts is not None else None
+        return {"masks": self.masks, "layers": layers, "prices_pj": self.prices_pj, "counts": counts}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        modules: Mapping[str | None, Any] = dict(self.model.named_modules())
+        modules: dict[str, Any] = dict(self.model.named_modules())
         self.masks = {name: mask.to(modules[name].weight.device) for name, mask in state["masks"].items()}
-        self.layers = [_Layer(name, modules[name].weight, modules.get(norm)) for name, norm in state["layers"]]
+        self.layers = [
+            _Layer(name, modules[name], norm and (norm, modules[norm]), {reader: modules[reader] for reader in readers})
+            for name, norm, readers in state["layers"]
+        ]
         self.prices_pj = state["prices_pj"]
+        self.counts = _counts(state["counts"]) if state["counts"] else None
 
     def changes(self) -> dict[str, Any]:
-        """How many weights are masked, of how many, by layer."""
+        """How many weights, or channels, are masked, of how many, by layer."""
         return {"masked": {name: [int((~mask).sum()), mask.numel()] for name, mask in self.masks.items()}}
+
+    # --- which layers ----------------------------------------------------------------------------------------------
 
     def _find(self, counts: Counts) -> list[_Layer]:
         """The layers that are pruned, in the order of their calls."""
         rows = {row.call: row for row in counts.layers}
-        modules: Mapping[str, nn.Module] = dict(self.model.named_modules())
+        modules: dict[str, nn.Module] = dict(self.model.named_modules())
         found: dict[str, _Layer] = {}
         for row in counts.layers:
             module = modules.get(row.name)
-            if row.kind in {Kind.CONV, Kind.LINEAR} and isinstance(module, nn.Conv2d | nn.Linear):
+            if row.kind in {Kind.CONV, Kind.LINEAR} and isinstance(module, WEIGHTED):
                 reader = rows[row.consumers[0]] if len(row.consumers) == 1 else None
                 behind = modules.get(reader.name) if reader is not None and reader.kind == Kind.BATCH_NORM else None
-                norm = behind if isinstance(behind, nn.BatchNorm2d) else None
-                found.setdefault(row.name, _Layer(row.name, module.weight, norm))
+                norm = (reader.name, behind) if reader is not None and isinstance(behind, nn.BatchNorm2d) else None
+                readers = self._readers(row, rows, modules) if self.by_channel else {}
+                found.setdefault(row.name, _Layer(row.name, module, norm, readers))
         layers = list(found.values())
         kept = layers[0 if self.settings.first_layer else 1 : None if self.settings.last_layer else -1]
         if not kept:
@@ -137,36 +167,161 @@ class Pruning(Method):
                 "pruning: only the first and the last layer have weights: set pruning.first_layer=true or "
                 "pruning.last_layer=true"
             )
-        return kept
+        if not self.by_channel:
+            return kept
+        if not (whole := [layer for layer in kept if layer.readers]):
+            raise UserError(
+                "pruning.structure=channel: there is no channel that only convolutions and linear layers read: use "
+                "pruning.structure=element"
+            )
+        return whole
 
-    def _prune(self, density: float) -> None:
+    def _readers(
+        self, row: LayerCounts, rows: Mapping[int, LayerCounts], modules: Mapping[str, nn.Module]
+    ) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layers that read the row's channels, if all who do are layers whose inputs are these channels; else
+        none. Not of a layer with groups, or one that is called several times."""
+        calls = [other.name for other in rows.values()]
+        readers: dict[str, nn.Conv2d | nn.Linear] = {}
+        waiting = [row]
+        while waiting:
+            made = waiting.pop()
+            if not made.consumers or made.groups > 1 or calls.count(row.name) > 1:
+                return {}
+            for reader in (rows[call] for call in made.consumers):
+                module = modules.get(reader.name)
+                if reader.kind in PASSED and len(reader.producers) == 1:
+                    if reader.kind == Kind.VIEW and reader.op not in VIEWS:
+                        return {}
+                    waiting.append(reader)
+                elif isinstance(module, WEIGHTED) and reader.groups <= 1 and calls.count(reader.name) == 1:
+                    readers[reader.name] = module
+                else:
+                    return {}
+        return readers
+
+    # --- masks -----------------------------------------------------------------------------------------------------
+
+    def _prune(self, part: float) -> None:
+        """part: of the training, 1 at the end. Makes the masks, not the zeros."""
+        scores = self._scores()
+        if self.budget is None:
+            assert self.settings.density is not None
+            masks = self._with_density(scores, share_at(self.settings, self.settings.density, part))
+        else:
+            limit = self.budget.share * (1.0 - MARGIN)
+            masks = self._within(scores, share_at(self.settings, limit, part))
+        self.masks = {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
+
+    def _scores(self) -> list[Tensor]:
         scores = [self._score(layer) for layer in self.layers]
         for layer, score in zip(self.layers, scores, strict=True):
+            if self.by_channel:
+                score[score.argmax()] = torch.inf  # no layer loses all of its channels
             if layer.name in self.masks:
                 score[~self.masks[layer.name]] = -1.0  # what is gone stays gone
-        names, sizes = [layer.name for layer in self.layers], [score.numel() for score in scores]
-        if self.settings.ranking == "global":
-            masks = largest(scores, max(round(density * sum(sizes)), 1))
-        else:
-            densities = [density] * len(sizes)
-            if self.settings.ranking == "erk":
-                densities = erk_densities([score.shape for score in scores], density)
-            kept = [max(round(d * size), 1) for d, size in zip(densities, sizes, strict=True)]
-            masks = [largest([score], k)[0] for score, k in zip(scores, kept, strict=True)]
-        self.masks = dict(zip(names, masks, strict=True))
+        return scores
 
     def _score(self, layer: _Layer) -> Tensor:
+        """Of each weight its magnitude, or w^2 / price; of each channel the mean of w^2 over its weights, or their sum
+        over the price of all that goes with it (as filters are ranked in arXiv 1608.08710, by their norm)."""
+        if not self.by_channel:
+            magnitudes = layer.magnitudes()
+            return magnitudes.square() / self.prices_pj[layer.name] if self.prices_pj else magnitudes
+        squares = layer.magnitudes().square().flatten(1)
         if not self.prices_pj:
-            return layer.magnitudes()
-        return layer.magnitudes().square() / self.prices_pj[layer.name]
+            return squares.mean(1)
+        outputs = len(squares)
+        parts = {layer.name: squares.shape[1]} | {
+            name: module.weight.numel() // outputs for name, module in layer.readers.items()
+        }
+        return squares.sum(1) / sum(count * self.prices_pj[name] for name, count in parts.items())
+
+    def _with_density(self, scores: Sequence[Tensor], density: float) -> list[Tensor]:
+        if self.settings.structure == "2:4":
+            return [of_every_four(score, density) for score in scores]
+        if self.settings.ranking == "global":
+            fewest = len(scores) if self.by_channel else 1
+            return largest(scores, max(round(density * sum(score.numel() for score in scores)), fewest))
+        return [
+            largest([score], kept)[0] for score, kept in zip(scores, self._kept_by_layer(scores, density), strict=True)
+        ]
+
+    def _kept_by_layer(self, scores: Sequence[Tensor], density: float) -> list[int]:
+        """uniform and erk."""
+        sizes, densities = [score.numel() for score in scores], [density] * len(scores)
+        if self.settings.ranking == "erk":
+            densities = erk_densities([layer.weight.shape for layer in self.layers], density)
+        return [max(round(d * size), 1) for d, size in zip(densities, sizes, strict=True)]
+
+    # --- under a budget --------------------------------------------------------------------------------------------
+
+    def _within(self, scores: Sequence[Tensor], share: float) -> list[Tensor]:
+        """The masks with the most left at which the network costs ``share`` of the dense energy: bisection on the price
+        itself, which is no sum over weights (mask and run codes, tensors that are stored dense, products)."""
+        alive = [score >= 0 for score in scores]
+        units = sum(score.numel() for score in scores)
+        low, high = max(round(FEWEST * units), len(scores)), sum(int(a.sum()) for a in alive)
+        order = self._order(scores)
+        if self._share(self._kept(scores, order, high)) <= share:
+            low = high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._share(self._kept(scores, order, middle)) <= share:
+                low = middle
+            else:
+                high = middle
+        kept = self._kept(scores, order, min(low, high))
+        masks = [largest([score], k)[0] for score, k in zip(scores, kept, strict=True)]
+        return [mask & there for mask, there in zip(masks, alive, strict=True)]
+
+    def _order(self, scores: Sequence[Tensor]) -> Tensor:
+        """Whose weight it is, of those that are there, the largest score first: numbers of layers."""
+        flat = torch.cat([score.flatten() for score in scores])
+        sizes = torch.tensor([score.numel() for score in scores], device=flat.device)
+        owners = torch.arange(len(scores), device=flat.device).repeat_interleave(sizes)
+        there = flat >= 0
+        return owners[there][flat[there].argsort(descending=True, stable=True)]
+
+    def _kept(self, scores: Sequence[Tensor], order: Tensor, total: int) -> list[int]:
+        """How many weights, or channels, each layer has left if so many are left in all."""
+        if self.settings.ranking == "global":
+            return torch.bincount(order[:total], minlength=len(scores)).tolist()
+        wanted = self._kept_by_layer(scores, total / sum(score.numel() for score in scores))
+        return [min(kept, int((score >= 0).sum())) for kept, score in zip(wanted, scores, strict=True)]
+
+    def _share(self, kept: Sequence[int]) -> float:
+        """What the network of the last look costs with so many weights, or channels, in each layer."""
+        assert self.budget is not None
+        assert self.counts is not None
+        parts = {layer.name: k / self._units(layer) for layer, k in zip(self.layers, kept, strict=True)}
+        left = {layer.name: parts[layer.name] * layer.weight.numel() for layer in self.layers}
+        for layer in self.layers:
+            for name, reader in layer.readers.items():
+                left[name] = left.get(name, reader.weight.numel()) * parts[layer.name]
+        return self.budget.share_of(with_weights(self.counts, {name: round(value) for name, value in left.items()}))
+
+    def _units(self, layer: _Layer) -> int:
+        return len(layer.weight) if self.by_channel else layer.weight.numel()
+
+    def _fits(self) -> bool:
+        assert self.budget is not None
+        assert self.counts is not None
+        return self.budget.share_of(self.counts) <= self.budget.share
+
+    # --- looks and zeros -------------------------------------------------------------------------------------------
+
+    def _look(self, counts: Counts) -> None:
+        if self.budget is not None:
+            self.counts = counts
+        if self.settings.reads_hardware:
+            self._take_prices(counts)
 
     def _take_prices(self, counts: Counts) -> None:
         """Of the network as it is; a layer that is called several times pays at each call. The cheapest price above 0
         stands in where one is 0, as on a chip that neither stores nor skips the zeros of a layer."""
-        if not self.settings.reads_hardware:
-            return
         found = RULES[self.hardware.rule].marginal_pj(counts, self.hardware).weights
-        prices = {layer.name: 0.0 for layer in self.layers}
+        prices = {name: 0.0 for layer in self.layers for name in (layer.name, *layer.readers)}
         for row in counts.layers:
             if row.name in prices:
                 prices[row.name] += found.get(row.call, 0.0)
@@ -176,8 +331,33 @@ class Pruning(Method):
     def _apply(self) -> None:
         with torch.no_grad():
             for layer in self.layers:
-                if layer.name in self.masks:
-                    layer.weight.mul_(self.masks[layer.name])
+                if layer.name not in self.masks:
+                    continue
+                mask = self.masks[layer.name]
+                for tensor, part in layer.channels(mask) if self.by_channel else [(layer.weight, mask)]:
+                    tensor.mul_(part)
 
-    def _norm_name(self, layer: _Layer) -> str | None:
-        return next((name for name, module in self.model.named_modules() if module is layer.norm), None)
+
+def _check_four(name: str, module: nn.Conv2d | nn.Linear) -> None:
+    inputs = module.weight.shape[1]
+    if inputs % GROUP:
+        raise UserError(
+            f"pruning.structure=2:4: {name} has {inputs} inputs for each output, no multiple of {GROUP}: choose "
+            "another width, or pruning.structure=element"
+        )
+
+
+def _plain(counts: Counts) -> dict[str, Any]:
+    plain = asdict(counts)
+    return plain | {"layers": [row | {"kind": str(row["kind"])} for row in plain["layers"]]}
+
+
+def _counts(plain: Mapping[str, Any]) -> Counts:
+    """What ``_plain`` made, and a checkpoint kept."""
+    return Counts(
+        layers=[LayerCounts(**row | {"kind": Kind(row["kind"])}) for row in plain["layers"]],
+        batches=[BatchCounts(**row) for row in plain["batches"]],
+        batch_size=plain["batch_size"],
+        threshold=plain["threshold"],
+        uncounted=plain["uncounted"],
+    )

@@ -39,9 +39,11 @@ class Penalty:
 
     A context manager: inside it every forward pass with gradients is penalised.
     wants_look: whether ``look`` wants the counts of a few training images, before the training and after each epoch.
+    largest: what a count of non-zeros would have been in the last pass whose value was wanted, if all had counted.
     """
 
     wants_look = False
+    largest: float | Tensor = 1.0
 
     def __enter__(self) -> Self:
         return self

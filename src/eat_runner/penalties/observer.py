@@ -71,19 +71,22 @@ class Observer(Penalty):
 
     def backward(self, loss: Tensor, lambda_: float, batch_size: int, value: bool = True) -> Tensor | None:
         if self.in_backward is None:
-            penalty = self.collect(batch_size)
+            penalty = self.collect(batch_size)  # which notes the largest, too
             (loss + lambda_ * penalty).backward()
             return penalty.detach() if value else None
         self.factors = self._factors(batch_size)
         self.before, self.lambda_, self.wants_value = None, lambda_, value
         loss.backward()
         sums, factors = self.sums, self.factors
+        if value:
+            self.largest = _largest(self.elements, factors)
         self._forget()
         return _weighted(sums, factors) if value else None
 
     def collect(self, batch_size: int) -> Tensor:
         """The penalty of the pass that was just made, a float32 scalar with gradient; forgets the pass."""
         sums, factors = self.sums, self._factors(batch_size)
+        self.largest = _largest(self.elements, factors)
         self._forget()
         return _weighted(sums, factors)
 
@@ -159,6 +162,10 @@ class Observer(Penalty):
         with evaluation_mode(self.model), torch.no_grad(), tap(self.model, keep):
             self.model(example)
         return calls
+
+
+def _largest(elements: Sequence[int], factors: Sequence[float | Tensor]) -> float | Tensor:
+    return sum((count * factor for count, factor in zip(elements, factors, strict=True)), start=0.0)
 
 
 def _weighted(sums: Sequence[Tensor], factors: Sequence[float | Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ import pandas as pd
 from filelock import FileLock
 
 from eat_runner.analysis.columns import X, Y
+from eat_runner.analysis.equal_accuracy import equal_accuracy
 from eat_runner.analysis.layers import LayerPanel, layer_panel
 from eat_runner.analysis.pareto import Axes, Front, fronts, pareto_table
 from eat_runner.analysis.rows import hardware_of
@@ -20,7 +21,7 @@ from eat_runner.errors import UserError, printable
 from eat_runner.records import RunFolder, write_atomically
 from eat_runner.report import plots
 from eat_runner.report.text import show
-from eat_runner.report.view import LAYERS, PARETO, SUMMARY, Report, missing
+from eat_runner.report.view import EQUAL_ACCURACY, LAYERS, PARETO, SUMMARY, Report, missing
 
 __all__ = ["Report", "choose_axes", "choose_hardware", "selected_folders", "show", "write_report"]
 
@@ -52,6 +53,8 @@ def write_report(
         report = Report(hardware, selection, axes or Axes(), runs, _fronts(runs, selection, axes))
         report.missing += [*missing(runs), *_without_front(report)]
         _compare_layers(report)
+        if by == "dataset":
+            _compare_methods(report)
         report.paths += [*_write_tables(report, output), *_write_front(report, output), *_write_layers(report, output)]
     return report
 
@@ -135,6 +138,14 @@ def _compare_layers(report: Report) -> None:
             report.missing.append(printable(f"{front.family}: no comparison of layers: {error}", longest=None))
 
 
+def _compare_methods(report: Report) -> None:
+    """The methods of each front at equal accuracy; files that could not be used are in ``missing``."""
+    found = [equal_accuracy(front) for front in report.fronts]
+    if tables := [table for table, _ in found if len(table)]:
+        report.equal = pd.concat(tables, ignore_index=True)
+    report.missing += [printable(problem, longest=None) for _, problems in found for problem in problems]
+
+
 def _with_seeds(front: Front, setting: str, name: str) -> str:
     n = front.settings.at[setting, "n"]
     return f"{name} (mean of {n} seeds)" if n > 1 else f"{name} (1 seed)"
@@ -143,7 +154,10 @@ def _with_seeds(front: Front, setting: str, name: str) -> str:
 def _write_tables(report: Report, output: Path) -> list[Path]:
     write_atomically(output / SUMMARY, to_csv(summary(report.runs, output)))
     write_atomically(output / PARETO, to_csv(pareto_table(report.fronts)))
-    return [output / SUMMARY, output / PARETO]
+    if report.equal.empty:
+        return [output / SUMMARY, output / PARETO, *_remove(output, EQUAL_ACCURACY)]
+    write_atomically(output / EQUAL_ACCURACY, to_csv(report.equal))
+    return [output / SUMMARY, output / PARETO, output / EQUAL_ACCURACY]
 
 
 def _write_front(report: Report, output: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from eat_runner.analysis.layers import LayerPanel
-from eat_runner.analysis.pareto import Front
+from eat_runner.analysis.methods import MAGNITUDE, NARROW, STANDARD
+from eat_runner.analysis.pareto import Front, non_dominated
 from eat_runner.records import write_atomically
 
 ST_COLOUR, EAT_COLOUR = "#1f5fa8", "#c8352b"  # blue and red, as in the paper's figures
@@ -61,9 +63,26 @@ MAX_LABELS = 40  # labels of a panel: more would hide the points
 MAX_ERROR_BARS = 60  # of a kind of point, in a panel
 MAX_TICK_NAMES = 90  # layer names below an axis: beyond, every second, third, … is named
 PANEL_INCHES = (5.6, 4.0)
-NETWORK_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", ".")
+# lines of a front: what comes first, and in which colours
+FIRST = (STANDARD, NARROW, "EAT", MAGNITUDE)
+COLOURS = {STANDARD: ST_COLOUR, NARROW: INK, "EAT": EAT_COLOUR}
+MORE_COLOURS = (
+    "#e08a00", "#2b9a55", "#7b4fb0", "#00a3b4", "#d6559f", "#8a5a2b",
+    "#8f9a00", "#5b78d6", "#b5651d", "#4d7a6a", "#a03060",
+)  # fmt: skip
+MARKERS = ("D", "s", "o", "^", "v", "P", "X", "<", ">", "h", "p", "*", "d", "8")
+FILLS = ("full", "left", "bottom", "top")
+BAND: Any = {
+    "color": "#dfe3ea",
+    "linewidth": 7,
+    "linestyle": "-",
+    "solid_capstyle": "round",
+    "solid_joinstyle": "round",
+}
+MAX_LINES = 24  # named in a legend
+DECADE = 10
 LINE_INCHES = 0.2  # of a legend's line beyond the third
-LEGEND_INCHES, CHARACTER_INCHES = 0.6, 0.075  # of an entry, and of each character of its name
+LEGEND_INCHES, CHARACTER_INCHES = 0.6, 0.062  # of an entry, and of each character of its name
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -85,31 +104,35 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 def front_figure(fronts: Sequence[Front], caption: str) -> Figure:
     """The y of the fronts' axes against their x: a panel a family (the first MAX_PANELS), every run as a faint point,
     the settings' means with error bars over the seeds, the non-dominated ones joined, their names, standard training,
-    the floor, and the selected setting in a ring. caption: the line below the title (hardware, seeds, rule)."""
+    the floor, and the selected setting in a ring. Where methods or networks share a front, each is a line of its own
+    (Front.settings.line): its own non-dominated settings, joined, in its colour; behind them the front of all. x is
+    logarithmic where a panel spans a decade. caption: the line below the title (hardware, seeds, rule)."""
     shown = list(fronts[:MAX_PANELS])
     columns = min(len(shown), 2 if len(shown) <= 4 else 3 if len(shown) <= 9 else 4)
     rows = math.ceil(len(shown) / columns)
-    width, height = (6.8, 4.6) if len(shown) == 1 else (PANEL_INCHES[0] * columns * 0.85, PANEL_INCHES[1] * rows * 0.85)
+    styles = line_styles(shown)
+    alone = (8.8, 5.8) if styles else (6.8, 4.6)
+    width, height = alone if len(shown) == 1 else (PANEL_INCHES[0] * columns * 0.85, PANEL_INCHES[1] * rows * 0.85)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height + 1.0), layout="constrained")
         FigureCanvasAgg(figure)
         _headline(figure, "Accuracy against inference energy", _more(caption, len(fronts), len(shown)))
-        panels, markers = figure.subplots(rows, columns, squeeze=False), _network_markers(shown)
+        panels = figure.subplots(rows, columns, squeeze=False)
         for axes, front in zip(panels.flat, shown, strict=False):
-            _draw_front(axes, front, markers)
+            _draw_front(axes, front, styles)
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in panels[:, 0]:
             axes.set_ylabel(shown[0].axes.y.axis)
         for axes in [panels[(len(shown) - 1 - column) // columns, column] for column in range(columns)]:
             axes.set_xlabel(shown[0].axes.x.axis)
-        handles, most = _legend(shown, markers, width), 3 if columns == 1 else 6
-        beside = _legend_columns(handles, most, width) if markers else most
+        handles, most = _legend(shown, styles, width), 3 if columns == 1 else 6
+        beside = _legend_columns(handles, most, width) if styles else most
         figure.set_figheight(height + 1.0 + LINE_INCHES * max(math.ceil(len(handles) / beside) - 3, 0))
         figure.legend(handles=handles, loc="outside lower center", ncols=beside)
         _settle(figure)
         for axes, front in zip(panels.flat, shown, strict=False):
-            _label(axes, front)
+            _label(axes, front, styles)
     return figure
 
 
@@ -138,52 +161,117 @@ def _settle(figure: Figure) -> None:
             text.set_gid(None)
 
 
-def _network_markers(fronts: Sequence[Front]) -> dict[str, str]:
-    """A marker for each network, where networks share a front; none where each front is one network's. Those on a front
-    come first, and the last marker is for all that are too many."""
-    if all(front.settings["network"].nunique() == 1 for front in fronts):
+@dataclass(frozen=True)
+class LineStyle:
+    """colour, marker: of a method. fill: of a model; the first one's markers are full."""
+
+    colour: str
+    marker: str
+    fill: Any
+
+
+def line_styles(fronts: Sequence[Front]) -> dict[str, LineStyle]:
+    """For each line of the fronts, standard training and dense networks first; none where every front is standard
+    training and one method on one network."""
+    if all(
+        len({*front.settings["line"]} - {STANDARD}) < 2 and front.settings["network"].nunique() < 2 for front in fronts
+    ):
         return {}
-    settings = pd.concat([front.settings for front in fronts])
-    networks = dict.fromkeys([*sorted(settings.loc[settings["on_front"], "network"]), *sorted(settings["network"])])
-    return {name: NETWORK_MARKERS[min(i, len(NETWORK_MARKERS) - 1)] for i, name in enumerate(networks)}
+    lines = pd.concat([front.settings for front in fronts])[["line", "method", "model"]].drop_duplicates("line")
+    dense = (lines["method"] == STANDARD) & (lines["line"] != STANDARD)
+    lines["method"] = lines["method"].mask(dense, NARROW)
+    lines["place"] = [FIRST.index(method) if method in FIRST else len(FIRST) for method in lines["method"]]
+    lines = lines.sort_values(["place", "method", "model", "line"])
+    others = [method for method in dict.fromkeys(lines["method"]) if method not in COLOURS]
+    colours = COLOURS | {method: MORE_COLOURS[i % len(MORE_COLOURS)] for i, method in enumerate(others)}
+    methods, models = ({name: i for i, name in enumerate(dict.fromkeys(lines[key]))} for key in ("method", "model"))
+    return {
+        line.line: LineStyle(
+            colours[line.method],
+            MARKERS[methods[line.method] % len(MARKERS)],
+            FILLS[min(models[line.model], len(FILLS) - 1)],
+        )
+        for line in lines.itertuples()
+    }
 
 
-def _draw_front(axes: Axes, front: Front, markers: Mapping[str, str]) -> None:
-    settings, runs = front.settings, front.runs.loc[_by_setting(front)]
-    axes.plot(
-        *_points(front, runs),
-        linestyle="none",
-        marker="o",
-        markersize=3.2,
-        markeredgewidth=0,
-        color=PALE,
-        alpha=0.75 if len(runs) < 300 else 0.35,
-        zorder=2,
-    )
-    on_front, standard = settings["on_front"], settings["is_baseline"]
-    axes.plot(*_points(front, settings[on_front]), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
-    of_networks = [(settings["network"] == network, marker, marker) for network, marker in markers.items()]
-    for own, circle, diamond in of_networks or [(settings["n"] > 0, "o", "D")]:
-        hollow = {"marker": circle, "markerfacecolor": "white", "markersize": 4.5}
-        _means(axes, front, own & ~on_front & ~standard, color=GREY, **hollow, zorder=4)
-        _means(axes, front, own & on_front & ~standard, color=EAT_COLOUR, marker=circle, markersize=5.5, zorder=5)
-        if (own & standard).any():
-            _means(axes, front, own & standard, color=ST_COLOUR, marker=diamond, markersize=6, zorder=6)
+def _draw_front(axes: Axes, front: Front, styles: Mapping[str, LineStyle]) -> None:
+    settings = front.settings
+    (_draw_lines if styles else _draw_one_method)(axes, front, styles)
     if front.selected is not None:
         x, y = _points(front, settings[settings["selected"]])
         axes.plot(x, y, linestyle="none", marker="o", markersize=13, markerfacecolor="none", color=INK, zorder=7)
     if front.floor is not None:
         axes.axvline(front.floor, color=GREY, linestyle=(0, (5, 3)), linewidth=1, zorder=1)
     axes.margins(x=0.09, y=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(7))
+    _scale_x(axes, _points(front, settings)[0])
     axes.set_title(_wrapped(front.family))
     axes.tick_params(length=3)
 
 
-def _by_setting(front: Front) -> pd.Index:
-    """The runs in the order of their settings, so that the same points are drawn in the same order."""
+def _scale_x(axes: Axes, x: Sequence[float]) -> None:
+    """Logarithmic from a decade on."""
+    if min(x) <= 0 or max(x) < DECADE * min(x):
+        axes.xaxis.set_major_locator(MaxNLocator(7))
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(x) < 1000 * min(x) else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _draw_one_method(axes: Axes, front: Front, styles: Mapping[str, LineStyle]) -> None:
+    settings = front.settings
+    _single_runs(axes, front, front.runs, PALE)
+    on_front, standard = settings["on_front"], settings["is_baseline"]
+    axes.plot(*_points(front, settings[on_front]), color=EAT_COLOUR, linewidth=1.3, alpha=0.8, zorder=3)
+    hollow = {"marker": "o", "markerfacecolor": "white", "markersize": 4.5}
+    _means(axes, front, ~on_front & ~standard, color=GREY, **hollow, zorder=4)
+    _means(axes, front, on_front & ~standard, color=EAT_COLOUR, marker="o", markersize=5.5, zorder=5)
+    _means(axes, front, standard, color=ST_COLOUR, marker="D", markersize=6, zorder=6)
+
+
+def _draw_lines(axes: Axes, front: Front, styles: Mapping[str, LineStyle]) -> None:
+    settings = front.settings
+    axes.plot(*_points(front, settings[settings["on_front"]]), **BAND, zorder=1)
+    for line, style in styles.items():
+        own = settings["line"] == line
+        if not own.any():
+            continue
+        best = own & settings.index.isin(own_front(front, line))
+        reference = own & (settings.index == front.reference)
+        _single_runs(axes, front, front.runs[front.runs["setting_id"].isin(settings.index[own])], style.colour)
+        axes.plot(*_points(front, settings[best]), color=style.colour, linewidth=1.2, alpha=0.85, zorder=3)
+        shape = {"color": style.colour, "marker": style.marker, "fillstyle": style.fill, "ecolor": (style.colour, 0.4)}
+        _means(axes, front, own & ~best, **shape, markerfacecolor="white", markersize=4.5, zorder=4)
+        _means(axes, front, best & ~reference, **shape, markersize=5.5, zorder=5)
+        _means(axes, front, reference, **shape, markersize=7.5, zorder=6)
+
+
+def own_front(front: Front, line: str) -> list[str]:
+    """The settings of a line that no other of it beats, by x."""
+    settings = front.settings[front.settings["line"] == line]
+    found = non_dominated(settings[front.axes.y.key].tolist(), settings[front.axes.x.key].tolist())
+    return [str(settings.index[i]) for i in found]
+
+
+def _single_runs(axes: Axes, front: Front, runs: pd.DataFrame, colour: str) -> None:
+    axes.plot(
+        *_points(front, runs.loc[_by_setting(front, runs)]),
+        linestyle="none",
+        marker="o",
+        markersize=3.2,
+        markeredgewidth=0,
+        color=colour,
+        alpha=(0.75 if len(front.runs) < 300 else 0.35) * (1 if colour == PALE else 0.45),
+        zorder=2,
+    )
+
+
+def _by_setting(front: Front, runs: pd.DataFrame) -> pd.Index:
+    """Runs in the order of their settings, so that the same points are drawn in the same order."""
     place = {setting_id: place for place, setting_id in enumerate(front.settings.index)}
-    return front.runs["setting_id"].map(place).sort_values(kind="stable").index
+    return runs["setting_id"].map(place).sort_values(kind="stable").index
 
 
 def _wrapped(title: str, width: int = 60) -> str:
@@ -211,6 +299,8 @@ def _points(front: Front, rows: pd.DataFrame, suffix: str = "") -> tuple[list[fl
 
 def _means(axes: Axes, front: Front, which: pd.Series, **style: Any) -> None:
     settings = front.settings[which]
+    if settings.empty:
+        return
     x, y = _points(front, settings)
     x_std, y_std = _points(front, settings, "_std")
     crowded = len(settings) > MAX_ERROR_BARS
@@ -229,36 +319,50 @@ def _means(axes: Axes, front: Front, which: pd.Series, **style: Any) -> None:
     )
 
 
-def _legend(fronts: Sequence[Front], markers: Mapping[str, str], inches: float) -> list[Line2D]:
-    def entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
-        return Line2D([], [], label=label, linestyle=linestyle, **style)
-
+def _legend(fronts: Sequence[Front], styles: Mapping[str, LineStyle], inches: float) -> list[Line2D]:
     settings = pd.concat([front.settings for front in fronts])
+    several_seeds = (settings["n"] > 1).any()
+    floors = any(front.floor is not None for front in fronts)
+    ends = [
+        (settings["selected"].any(), _entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11)),
+        (several_seeds, _entry("single run", color=PALE, marker="o", markersize=3.5)),
+        (floors, _entry("floor (every activation zero)", color=GREY, linestyle=(0, (5, 3)), linewidth=1)),
+    ]
+    begins = _of_lines(fronts, styles, inches) if styles else _of_one_method(settings)
+    return [*begins, *(handle for there, handle in ends if there)]
+
+
+def _entry(label: str, linestyle: Any = "none", **style: Any) -> Line2D:
+    return Line2D([], [], label=label, linestyle=linestyle, **style)
+
+
+def _of_one_method(settings: pd.DataFrame) -> list[Line2D]:
     trained = settings[~settings["is_baseline"]]
     eat = "EAT, " if (trained["lambda"] > 0).all() else ""
-    entries = [
-        entry("standard training (ST)", color=ST_COLOUR, marker="o" if markers else "D", markersize=6),
-        entry(f"{eat}non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
-        entry(f"{eat}dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5),
-        entry("selected", color=INK, marker="o", markerfacecolor="none", markersize=11),
-        entry("single run", color=PALE, marker="o", markersize=3.5),
-        entry("floor (every activation zero)", color=GREY, linestyle=(0, (5, 3)), linewidth=1),
+    hollow = _entry(f"{eat}dominated", color=GREY, marker="o", markerfacecolor="white", markersize=4.5)
+    standard = _entry("standard training (ST)", color=ST_COLOUR, marker="D", markersize=6)
+    return [
+        *([standard] if settings["is_baseline"].any() else []),
+        _entry(f"{eat}non-dominated", color=EAT_COLOUR, marker="o", markersize=5.5, linestyle="-"),
+        *([] if trained["on_front"].all() else [hollow]),
     ]
-    there = [
-        settings["is_baseline"].any(),
-        True,
-        not trained["on_front"].all(),
-        settings["selected"].any(),
-        (settings["n"] > 1).any(),
-        any(front.floor is not None for front in fronts),
-    ]
-    hollow = {"color": INK, "markerfacecolor": "white", "markersize": 5}
-    named = dict(zip(NETWORK_MARKERS, markers, strict=False))
-    if len(markers) > len(NETWORK_MARKERS):
-        named[NETWORK_MARKERS[-1]] = "other networks"
+
+
+def _of_lines(fronts: Sequence[Front], styles: Mapping[str, LineStyle], inches: float) -> list[Line2D]:
     longest = int((inches - LEGEND_INCHES) / CHARACTER_INCHES)
-    networks = [entry(_cut(network, longest), marker=marker, **hollow) for marker, network in named.items()]
-    return [handle for handle, shown in zip(entries, there, strict=True) if shown] + networks
+    named = list(styles.items())[:MAX_LINES]
+    entries = [
+        _entry(
+            _cut(line, longest), "-", color=s.colour, marker=s.marker, fillstyle=s.fill, markersize=5.5, linewidth=1.2
+        )
+        for line, s in named
+    ]
+    if len(styles) > len(named):
+        entries.append(_entry(f"{len(styles) - len(named)} more: see pareto.csv"))
+    if any(len(front.settings) > sum(len(own_front(front, line)) for line in styles) for front in fronts):
+        hollow = {"color": GREY, "marker": "o", "markerfacecolor": "white", "markersize": 4.5}
+        entries.append(_entry("beaten by its own line", **hollow))
+    return [*entries, _entry("front of all", **BAND)]
 
 
 def _legend_columns(handles: Sequence[Line2D], most: int, inches: float) -> int:
@@ -270,7 +374,7 @@ def _legend_columns(handles: Sequence[Line2D], most: int, inches: float) -> int:
 # labels: the first place around a point that nothing else has taken
 
 
-def _label(axes: Axes, front: Front) -> None:
+def _label(axes: Axes, front: Front, styles: Mapping[str, LineStyle]) -> None:
     """The names of the selected setting, the baselines, the front, then the others, where there is room."""
     inside = axes.get_window_extent()
     settings = front.settings
@@ -283,15 +387,14 @@ def _label(axes: Axes, front: Front) -> None:
         taken.append(_floor_label(axes, front.floor))
     wanted = settings.loc[_by_importance(front)]
     for name, row in wanted.to_dict("index").items():
-        colour = ST_COLOUR if row["is_baseline"] else EAT_COLOUR if row["on_front"] else GREY
         text = axes.annotate(
-            _standard_name(front, name) if row["is_baseline"] else row["short"],
+            _point_label(front, name, styles),
             place[name],
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=8 if row["on_front"] or row["is_baseline"] else 7,
             fontweight="bold" if row["selected"] else "normal",
-            color=colour,
+            color=_label_colour(row, styles),
             zorder=8,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )
@@ -303,9 +406,18 @@ def _label(axes: Axes, front: Front) -> None:
             text.remove()
 
 
-def _standard_name(front: Front, name: str) -> str:
+def _point_label(front: Front, name: str, styles: Mapping[str, LineStyle]) -> str:
     """Which of several trainings is the reference is said."""
-    return "ST (reference)" if name == front.reference and front.settings["is_baseline"].sum() > 1 else "ST"
+    setting = front.settings.loc[name]
+    if styles:
+        return "ST (reference)" if name == front.reference else setting["point"]
+    return "ST" if setting["is_baseline"] else setting["short"]
+
+
+def _label_colour(setting: Mapping[str, Any], styles: Mapping[str, LineStyle]) -> str:
+    if styles:
+        return styles[setting["line"]].colour
+    return ST_COLOUR if setting["is_baseline"] else EAT_COLOUR if setting["on_front"] else GREY
 
 
 def _by_importance(front: Front) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from eat_runner.errors import printable
-from eat_runner.report.view import PARETO, Report, Table
+from eat_runner.report.view import Report, Table
 
 WIDTH = 132  # of the lines where there is no terminal
 LEAST_NAME = 16  # columns that a long first cell is folded to
@@ -79,6 +79,9 @@ def _parts(report: Report, encoding: str, width: int | None) -> Iterable[Rendera
         for fact in family.facts:
             yield line(fact)
         yield Text()
+        for table in family.equal:
+            yield from _table(table, encoding, width)
+            yield Text()
     for fact in report.facts:
         yield line(fact)
     for absent in report.missing:
@@ -102,7 +105,9 @@ def _table(table: Table, encoding: str, width: int | None) -> Iterable[Renderabl
         yield from _stacked(texts, kept, table.bold)
     else:
         yield _grid(texts, kept, table, needed if width is None else min(needed, width))
-    for below in filter(None, [table.below, f"not shown: {', '.join(left_out)} (see {PARETO})" if left_out else ""]):
+    for below in filter(
+        None, [table.below, f"not shown: {', '.join(left_out)} (see {table.file})" if left_out else ""]
+    ):
         yield Text(spelled(below, encoding))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from eat_runner.analysis.columns import ALWAYS, BY_KEY, ENERGY, RATIO, Column
+from eat_runner.analysis.equal_accuracy import COLUMNS, CONFIDENCE
+from eat_runner.analysis.equal_accuracy import SIMPLE as SIMPLE_METHODS
 from eat_runner.analysis.layers import LayerPanel
 from eat_runner.analysis.pareto import Axes, Front, rule
 from eat_runner.analysis.table import is_priced
@@ -16,8 +18,13 @@ from eat_runner.config.hardware import HardwareConfig, corners
 from eat_runner.errors import printable
 
 SUMMARY, PARETO, LAYERS = "summary.csv", "pareto.csv", "layer_comparison.csv"
+EQUAL_ACCURACY = "equal_accuracy.csv"
 MAX_ROWS = 40  # settings of a family that are printed; pareto.csv has all
 MAX_REASONS = 20  # runs without a result that are named; summary.csv has all
+EQUAL_RULE = (
+    "at equal accuracy: E/E_ST is each seed's energy beside the reference's of the same seed, E/E_simple beside that "
+    f"of the better of {' and '.join(SIMPLE_METHODS)}; [ ]: {CONFIDENCE:.0%} bootstrap over the test images"
+)
 ON_CHIP = "weights_on_chip"
 RULE_IN_SHORT = {
     "validation": "selected on the validation split",
@@ -36,22 +43,25 @@ class Head:
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in rows. bold: numbers of rows. below: a line under the table."""
+    """Texts in rows. bold: numbers of rows. below: a line under the table. file: what has every column and row."""
 
     heads: Sequence[Head]
     rows: Sequence[Sequence[str]]
     title: str = ""
     bold: frozenset[int] = frozenset()
     below: str = ""
+    file: str = PARETO
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is said of one family: its settings, what should be known of them, and facts about its front."""
+    """What is said of one family: its settings, what should be known of them, and facts about its front. equal: its
+    methods at equal accuracy, a table an allowance."""
 
     table: Table
     remarks: Sequence[str]
     facts: Sequence[str]
+    equal: Sequence[Table] = ()
 
 
 @dataclass
@@ -60,7 +70,8 @@ class Report:
 
     runs: every run found, as ``table.collate``. fronts: one a family. layers: standard training beside what is
     selected, where both can be read. missing: which runs have no result, and why, and which layers could not be
-    compared, a line each. paths: the files that were written.
+    compared, a line each. equal: the fronts' methods at equal accuracy, where that was asked for. paths: the files that
+    were written.
     """
 
     hardware: HardwareConfig
@@ -70,16 +81,19 @@ class Report:
     fronts: list[Front]
     layers: list[LayerPanel] = field(default_factory=list[LayerPanel])
     missing: list[str] = field(default_factory=list[str])
+    equal: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     paths: list[Path] = field(default_factory=list[Path])
 
     @property
     def families(self) -> list[Family]:
-        return [family(front, self.hardware) for front in self.fronts]
+        return [family(front, self.hardware, self.equal[self.equal["family"] == front.family]) for front in self.fronts]
 
     @property
     def facts(self) -> list[str]:
         """What holds for all families."""
-        return [hardware_line(self.hardware), f"selection={self.selection}: {rule(self.selection, self.axes)}"]
+        lines = [hardware_line(self.hardware), f"selection={self.selection}: {rule(self.selection, self.axes)}"]
+        equal = "" if self.equal.empty else EQUAL_RULE
+        return [*lines, *filter(None, [equal, budgets_line(self.runs)])]
 
     @property
     def front_caption(self) -> str:
@@ -103,6 +117,14 @@ def hardware_line(hardware: HardwareConfig) -> str:
     return printable(f"hardware {hardware.name} ({hardware.process_nm} nm{batch}){note}")
 
 
+def budgets_line(runs: pd.DataFrame) -> str:
+    """How many of the runs that had a budget met it; empty where none had one."""
+    judged = runs[runs["budget_met"] != ""]
+    missed = judged[judged["budget_met"] == "missed"]["run_id"]
+    names = f": {', '.join(missed.head(MAX_REASONS))} missed it" if len(missed) else ""
+    return f"{len(judged) - len(missed)} of {len(judged)} runs met their budget{names}" if len(judged) else ""
+
+
 def missing(runs: pd.DataFrame) -> list[str]:
     """What the fronts do not show: how many runs of each status, then a line for each of the first MAX_REASONS."""
     absent = runs[~is_priced(runs)]
@@ -119,9 +141,11 @@ def missing(runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def family(front: Front, hardware: HardwareConfig) -> Family:
+def family(front: Front, hardware: HardwareConfig, equal: pd.DataFrame) -> Family:
+    """equal: of this family alone."""
     facts = [reference_line(front), hypervolume_line(front), on_chip_line(front), ranges_line(front, hardware)]
-    return Family(settings_table(front), front.remarks, [*filter(None, facts)])
+    tables = [equal_table(front, int(points), rows) for points, rows in equal.groupby("allowance")]
+    return Family(settings_table(front), front.remarks, [*filter(None, facts)], tables)
 
 
 def reference_line(front: Front) -> str:
@@ -218,6 +242,58 @@ def _marks(setting: Mapping[str, Any], front: Front, several_baselines: bool) ->
         seeds = f" ({round(share * setting['n'])} of {setting['n']} seeds)" if share < 1 else ""
         there.append(f"weights on chip{seeds}")
     return " ".join(there)
+
+
+def equal_table(front: Front, points: int, rows: pd.DataFrame) -> Table:
+    """The methods of a front that come within so many points of the reference's accuracy, by energy."""
+    simple = rows.loc[rows["method"].isin(rows["simple"]), ["method", "setting"]]
+    left_out = {UJ} if rows["energy_uj_per_image"].isna().any() else set[str]()
+    left_out |= {SIMPLE, SIMPLE_SEEDS} if simple.empty else set()
+    columns = [(head, text) for head, text in EQUAL_COLUMNS if head.name not in left_out]
+    absent = [line for line in dict.fromkeys(front.settings["line"]) if line not in set(rows["method"])]
+    below = [f"{SIMPLE}: beside {method}, {setting}" for method, setting in simple.to_numpy()]
+    below += [f"nothing within it: {', '.join(absent)}"] if absent else []
+    return Table(
+        heads=[head for head, _ in columns],
+        rows=[[text(row) for _, text in columns] for row in rows.to_dict("records")],
+        title=f"{front.family}: lowest energy at most {points} point{'' if points == 1 else 's'} below the reference "
+        "(mean on the validation split)",
+        below="\n".join(below),
+        file=EQUAL_ACCURACY,
+    )
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    """A difference in points of accuracy, and where it lies with 95 %, if that is known."""
+    low, high = row["accuracy_difference_low"], row["accuracy_difference_high"]
+    mean = number(100 * row["accuracy_difference"], None, 2)
+    return mean if low is None or low != low else f"{mean} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _range(row: Mapping[str, Any], name: str) -> str:
+    """The least and the largest of the seeds' ratios."""
+    least, most = (number(row[f"{name}_ratio_{end}"], None, 3, none="") for end in ("min", "max"))
+    return least if least == most else f"{least}–{most}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+UJ, SIMPLE, SIMPLE_SEEDS = "uJ/image", "E/E_simple", "E beside E_simple"
+EQUAL_COLUMNS: tuple[tuple[Head, Callable[[Mapping[str, Any]], str]], ...] = (
+    (Head("method", right=False), lambda row: row["method"]),
+    (Head("setting", right=False, rank=5), lambda row: row["setting"]),
+    (Head("seeds", rank=6), lambda row: str(row["n"])),
+    (Head("validation", rank=7), lambda row: number(row["accuracy_validation"], None, 4)),
+    (Head("accuracy"), lambda row: number(row["accuracy"], None, 4)),
+    (Head("points vs ST", rank=3), _with_interval),
+    (Head(UJ, rank=4), lambda row: number(row["energy_uj_per_image"], None, 2)),
+    (Head("E/E_ST"), lambda row: _range(row, "energy")),
+    (Head("decrease %", rank=1), lambda row: number(100 * row["energy_decrease"], None, 1)),
+    (Head(SIMPLE, rank=2), lambda row: _range(row, "simple")),
+    (Head(SIMPLE_SEEDS, right=False, rank=8), lambda row: _text(row["simple_verdict"])),
+)
 
 
 def number(mean: float | None, std: float | None, digits: int, none: str = "–") -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +10,27 @@ import torch
 
 from eat_runner import models
 from eat_runner.config import ExperimentConfig
+from eat_runner.energy.budget import Budget, least
+from eat_runner.energy.counts import Counts
+from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.errors import UserError
 from eat_runner.methods import build_methods, restore
 from eat_runner.methods.base import Method
 from eat_runner.models import Network
 from eat_runner.run.locate import Job, locate
+from eat_runner.train.evaluate import LOOK, LOOKED_AT, evaluate, pixels_of
 from eat_runner.train.loop import Trainer, is_compiled
 
 
 @dataclass
 class Experiment(Job):
-    """One run's parts. methods: by config group, in the order in which they act. messages: for a person."""
+    """One run's parts. methods: by config group, in the order in which they act. messages: for a person. budget: None
+    where there is none."""
 
     network: Network
     methods: dict[str, Method]
     messages: list[str]
+    budget: Budget | None = None
 
     def trainer(self) -> Trainer:
         """At the beginning of the training."""
@@ -46,10 +53,35 @@ def build(job: Job) -> Experiment:
     if config.init is not None:
         restore(network.module, job.origin.changes)
         messages += models.load_weights(network.module, Path(config.init))
-    methods = build_methods(config.chosen_methods, config.hardware)
+    as_built = look(network, job) if config.has_budget else None
+    budget = Budget.of(config.hardware, config.budget, config.budget_uj, as_built) if as_built else None
+    methods = build_methods(config.chosen_methods, config.hardware, budget)
     for method in methods.values():
         method.on_build(network.module)
-    return Experiment(**vars(job), network=network, methods=methods, messages=messages)
+    if budget is not None and as_built is not None and {*methods} <= {"pruning"}:
+        _refuse_impossible(budget, as_built, methods.values())
+    return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget)
+
+
+def look(network: Network, job: Job) -> Counts:
+    """Counts of the network as it is, on the first training images, unaugmented."""
+    pixels = pixels_of(network, job.dataset, torch.device("cpu"))
+    images = job.dataset.train.first(LOOKED_AT)
+    return evaluate(network.module, images, pixels, job.config.meter, LOOK, floor=False).counts
+
+
+def _refuse_impossible(budget: Budget, as_built: Counts, methods: Iterable[Method]) -> None:
+    """UserError where nothing that the run may do brings the network below its budget."""
+    removable = frozenset(name for method in methods for name in method.removable(as_built))
+    share = budget.share_of(least(as_built, removable))
+    if share <= budget.share:
+        return
+    unit = "" if budget.hardware.relative else f" ({share * budget.dense_pj / PJ_PER_UJ:.4g} uJ)"
+    given = f"the budget is {budget.share:.4g} of the dense energy on {budget.hardware.name}"
+    raise UserError(
+        f"{given}, and with every activation zero{' and no weight left that pruning takes' if removable else ''} the "
+        f"network costs {share:.4g} of it{unit}: raise the budget, or choose methods that take more"
+    )
 
 
 def build_or_error(job: Job) -> Experiment | Exception:

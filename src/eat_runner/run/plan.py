@@ -7,6 +7,8 @@ from pathlib import Path
 
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.identity import preparation, run_id
+from eat_runner.energy.budget import Budget
+from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.records import FINAL, RunFolder
 from eat_runner.run.build import Experiment, build_or_error
 from eat_runner.run.locate import Job, locate
@@ -17,13 +19,14 @@ from eat_runner.train.evaluate import evaluate
 @dataclass(frozen=True)
 class PlannedRun:
     """A run that would be made. status: as in its record, or ``missing``. seconds: what is expected to be left; 0 where
-    the network cannot be built, which ``reason`` tells."""
+    the network cannot be built, which ``reason`` tells. budget: in words, empty without one."""
 
     run_id: str
     folder: Path
     status: str
     seconds: float
     reason: str = ""
+    budget: str = ""
 
 
 def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
@@ -45,8 +48,19 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
             seconds[key], reason = 0.0, reason_of(built)
         elif status not in FINAL and key not in seconds:
             seconds[key] = expected_seconds(built)
-        planned[identity] = PlannedRun(identity, folder.path, status, 0.0 if status in FINAL else seconds[key], reason)
+        left = 0.0 if status in FINAL else seconds[key]
+        budget = "" if isinstance(built, Exception) else _in_words(built.budget)
+        planned[identity] = PlannedRun(identity, folder.path, status, left, reason, budget)
     return list(planned.values())
+
+
+def _in_words(budget: Budget | None) -> str:
+    if budget is None:
+        return ""
+    text = f"budget {budget.share:.4g} of the dense energy"
+    if budget.hardware.relative:
+        return text
+    return f"{text}, {budget.limit_pj / PJ_PER_UJ:.4g} of {budget.dense_pj / PJ_PER_UJ:.4g} uJ"
 
 
 def _status(folder: RunFolder) -> str:

@@ -3,13 +3,16 @@
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import torch
 
 from eat_runner.config.identity import as_plain, baseline_id, determinants
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
+from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.environment import git_commit, machine, versions
 from eat_runner.errors import UserError, one_line
 from eat_runner.records import RunRecord, write_atomically
@@ -78,6 +81,22 @@ def add_measurements(record: RunRecord, evaluations: Mapping[str, Evaluation], c
             hardware = load_hardware(name)
             # the layers can be priced from the counts at any time
             record.energy[name] = {split: estimate(counts, hardware, split).summary() for split in evaluations}
+
+
+def budget_of(budget: Budget | None, evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
+    """Whether the budget is met (RunRecord.budget)."""
+    if budget is None:
+        return None
+    split = "validation" if "validation" in evaluations else "test"
+    share = budget.share_of(evaluations[split].counts)
+    return {
+        "hardware": budget.hardware.name,
+        "limit": budget.share,
+        "limit_uj": None if budget.hardware.relative else budget.limit_pj / PJ_PER_UJ,
+        "split": split,
+        "share": share,
+        "met": share <= budget.share,
+    }
 
 
 def record_failure(job: Job, error: Exception) -> RunRecord:

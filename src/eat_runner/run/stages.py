@@ -13,7 +13,7 @@ from eat_runner.loggers import Loggers, listening
 from eat_runner.loggers.base import About
 from eat_runner.records import RunRecord, write_atomically
 from eat_runner.run.build import Experiment
-from eat_runner.run.record import add_measurements, record_of
+from eat_runner.run.record import add_measurements, budget_of, record_of
 from eat_runner.run.resume import checkpoint, resumed
 from eat_runner.train.evaluate import Evaluation, evaluate
 from eat_runner.train.history import EpochRow
@@ -71,7 +71,13 @@ def train(work: Work) -> None:
 def change(work: Work) -> None:
     """What methods do to the trained network, in the order of METHODS: fold and quantise, thresholds, compact."""
     work.changed = bool(work.experiment.methods)
-    work.trainer.change()
+
+    def report(figures: str) -> None:
+        if work.stop():
+            raise _interrupted(work)
+        work.loggers.step(work.trainer.steps_done, figures)
+
+    work.trainer.change(report)
 
 
 def measure(work: Work) -> None:
@@ -87,10 +93,11 @@ def measure(work: Work) -> None:
 
 
 def keep(work: Work) -> None:
-    """Weights and counts as files; the record follows when everything else is there."""
+    """Weights, counts and answers as files; the record follows when everything else is there."""
     folder = work.experiment.folder
     write_atomically(folder.weights, models.safetensors_bytes(work.trainer.model))
     folder.write_counts(merge(evaluation.counts for evaluation in work.evaluations.values()))
+    folder.write_predictions({split: (e.labels, e.predicted) for split, e in work.evaluations.items()})
 
 
 STAGES: tuple[Callable[[Work], None], ...] = (train, change, measure, keep)
@@ -115,6 +122,7 @@ def go_through(experiment: Experiment, stop: Callable[[], bool], ends_early: End
                 stage(work)
             record = record_of(experiment, trainer, "finished")
             add_measurements(record, work.evaluations, merge(e.counts for e in work.evaluations.values()))
+            record.budget = budget_of(experiment.budget, work.evaluations)
         except Ended as end:
             record = record_of(experiment, trainer, end.status, end.reason)
         except NonFiniteError as error:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,14 +15,20 @@ from eat_runner.energy.counts import Counts
 from eat_runner.energy.meter import measure
 from eat_runner.models import Network
 
+LOOKED_AT = 1000  # training images of a look, and those that stand in for a validation split in the firing rate
+LOOK, TRAIN, VALIDATION = "look", "train", "validation"  # names of splits
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network looked at on one split, in float32 and evaluation mode. loss: mean cross-entropy."""
+    """A network looked at on one split, in float32 and evaluation mode. loss: mean cross-entropy. labels, predicted:
+    the true class of each image and the one that the network found most likely, int64, in the order of the split."""
 
     accuracy: float
     loss: float
     counts: Counts
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,11 @@ def evaluate(
     counts = measure(model, (x for x, _ in batches), meter, split, floor, logits.append)
     answers = torch.cat(logits).float()
     labels = torch.as_tensor(images.labels, device=pixels.device)
+    predicted = answers.argmax(1)
     return Evaluation(
-        accuracy=float((answers.argmax(1) == labels).float().mean()),
+        accuracy=float((predicted == labels).float().mean()),
         loss=float(F.cross_entropy(answers, labels)),
         counts=counts,
+        labels=images.labels,
+        predicted=predicted.cpu().numpy(),
     )

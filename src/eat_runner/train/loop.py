@@ -18,23 +18,22 @@ from torch import Tensor
 
 from eat_runner.config import ExperimentConfig, TrainerConfig
 from eat_runner.config.hardware import PublishedHardware
-from eat_runner.data import Dataset
-from eat_runner.data.batches import steps_per_epoch, training_batches
+from eat_runner.data import Dataset, ImageSet
+from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.methods.base import Method, Progress, Trained
 from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
-from eat_runner.train.evaluate import Evaluation, evaluate, pixels_of
+from eat_runner.train.ascent import Ascent
+from eat_runner.train.evaluate import LOOK, LOOKED_AT, TRAIN, VALIDATION, Evaluation, evaluate, pixels_of
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
 from eat_runner.train.step import Step
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
 STEPS_BETWEEN_PENALTIES = 20  # whose value is taken for the record; its gradient is added in every step
-LOOKED_AT = 1000  # training images of a look, and those that stand in for a validation split in the firing rate
-LOOK, VALIDATION = "look", "validation"  # names of splits
 PUBLISHED = PublishedHardware()
 COMPILE_FROM_STEPS = 5_000  # compile=auto: a few times the steps after which compiling paid (docs/performance.md)
 
@@ -63,12 +62,11 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pixels = pixels_of(network, dataset, device)
         self.steps = steps_per_epoch(len(dataset.train), settings.batch_size)
-        self.parameters = sum(p.numel() for p in self.model.parameters())
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         self.penalty = self._penalty()
-        self.multiplier = 1.0  # of lambda's schedule; who moves it (a dual ascent) finds it in the state again
+        self.ascent = Ascent(config.schedule)
         self.epoch = 0  # of these, finished
         self.step = 0  # of these, done in the epoch that is under way
         exact = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
@@ -76,6 +74,11 @@ class Trainer:
         self.history: list[EpochRow] = []
         self.seconds = 0.0
         self.validation: Evaluation | None = None  # of the trained network, once its last epoch was looked at
+
+    @property
+    def parameters(self) -> int:
+        """Of the network as it is: a method may have made it smaller."""
+        return sum(p.numel() for p in self.model.parameters())
 
     @property
     def diverged(self) -> bool:
@@ -128,7 +131,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "penalty": self.penalty.state(),
             "methods": {name: method.state() for name, method in self.methods.items()},
-            "multiplier": self.multiplier,
+            "ascent": self.ascent.state(),
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
@@ -143,15 +146,27 @@ class Trainer:
         self.penalty.load_state(state.get("penalty", {}))  # a checkpoint of the first version has none
         for name, method in self.methods.items():
             method.load_state(state["methods"][name])
-        self.multiplier = state.get("multiplier", 1.0)
+        if "ascent" in state:  # an older checkpoint has none
+            self.ascent.load_state(state["ascent"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.sums.copy_(state["sums"])
         self.history = [EpochRow(**row) for row in state["history"]]
 
-    def change(self) -> None:
-        """The stage after the training: each method changes the network once more. None of its looks counts then."""
+    def change(self, report: Callable[[str], None] = lambda figures: None) -> None:
+        """The stage after the training: each method changes the network once more. None of its looks counts then.
+        report: as in ``Trained``."""
+        trained = Trained(
+            model=self.model,
+            accuracy=self._accuracy,
+            count=self.look,
+            split=VALIDATION if len(self.dataset.validation) else TRAIN,
+            images=len(self._judged),
+            looked_at=lambda: self._batches(self.dataset.train.first(LOOKED_AT)),
+            judged=lambda: self._batches(self._judged),
+            report=report,
+        )
         for method in self.methods.values():
-            method.after_training(Trained(self.model, self._accuracy, self.look))
+            method.after_training(trained)
         if self.methods:
             self.validation = None
 
@@ -161,8 +176,18 @@ class Trainer:
         return evaluate(self.model, images, self.pixels, self.config.meter, LOOK, floor=False).counts
 
     def _accuracy(self) -> float:
-        images = self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
-        return evaluate(self.model, images, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+        return evaluate(self.model, self._judged, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+
+    @property
+    def _judged(self) -> ImageSet:
+        """The validation split, or some training images where none was cut."""
+        return self.dataset.validation if len(self.dataset.validation) else self.dataset.train.first(LOOKED_AT)
+
+    def _batches(self, images: ImageSet) -> Iterator[Tensor]:
+        """As the network takes them."""
+        pixels, size = self.pixels, self.config.meter.batch_size
+        batches = evaluation_batches(images, size, pixels.mean, pixels.std, pixels.device, pixels.channels)
+        return (x_nchw for x_nchw, _ in batches)
 
     # --- parts of a training ---------------------------------------------------------------------------------------
 
@@ -226,6 +251,8 @@ class Trainer:
             self.sums[0] += made.cross_entropy
             if made.penalty is not None:
                 self.sums[1] += made.penalty
+                if config.schedule.target is not None:  # reading it waits for the device
+                    self.ascent.follow(float(made.penalty) / float(self.penalty.largest))
             self.sums[2] += (made.logits.argmax(1) == labels).float().mean()
             self.step += 1
             if self.step % STEPS_BETWEEN_REPORTS == 0:
@@ -268,8 +295,7 @@ class Trainer:
         At the end of training this is the validation split's measurement too, with its floor batch.
         """
         split, meter = self.dataset.validation, self.config.meter
-        images = split if len(split) else self.dataset.train.first(LOOKED_AT)
-        found = evaluate(self.model, images, self.pixels, meter, VALIDATION, floor=ends)
+        found = evaluate(self.model, self._judged, self.pixels, meter, VALIDATION, floor=ends)
         if len(split):
             row = replace(row, validation_loss=found.loss, validation_accuracy=found.accuracy)
             self.validation = found if ends else None
@@ -301,12 +327,14 @@ class Trainer:
         return Progress(self.epoch * self.steps + step, self.steps, self.config.trainer.epochs)
 
     def lambda_t_at(self, step: int) -> float:
-        """lambda of a step of the epoch that is under way: schedule times multiplier."""
+        """lambda of a step of the epoch that is under way: the schedule's, times the ascent's multiplier."""
         config = self.config
         if not config.is_penalised:
             return 0.0
         step += self.epoch * self.steps
-        return self.multiplier * lambda_at(config.schedule, config.lambda_, step, self.steps, config.trainer.epochs)
+        return self.ascent.multiplier * lambda_at(
+            config.schedule, config.lambda_, step, self.steps, config.trainer.epochs
+        )
 
     def _figures(self) -> str:
         cross_entropy, penalty, accuracy = self._means(max(self.step, 1))

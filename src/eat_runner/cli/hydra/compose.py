@@ -6,14 +6,15 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
-from eat_runner.cli.help import choices
+from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.config.groups import DEFAULT, GROUPS, method_groups
 from eat_runner.config.logger import LoggerConfig
 from eat_runner.config.method import NONE
@@ -51,14 +52,21 @@ def root_keys() -> dict[str, str]:
 
 def key_types() -> dict[str, str]:
     """Every key that can be set, such as trainer.epochs, and the name of its type: root keys, then the groups'."""
-    default = ExperimentConfig()
-    types = {key: type(getattr(default, name)).__name__ for key, name in root_keys().items()}
-    types["init"] = "str"
+    types = {key: _type_of(ExperimentConfig, name)[0].__name__ for key, name in root_keys().items()}
     for group, described in GROUPS.items():
         for name, schema in described.schemas.items():
             path = f"{group}.{name}" if group == LOGGERS else group
-            types |= {f"{path}.{f.name}": getattr(f.type, "__name__", "int") for f in fields(schema)}
+            types |= {f"{path}.{f.name}": _type_of(schema, f.name)[0].__name__ for f in fields(schema)}
     return types
+
+
+def _type_of(schema: type[Any], name: str) -> tuple[type[Any], bool]:
+    """Of a field: its type, and whether it may also be None."""
+    hint = get_type_hints(schema)[name]
+    inside = get_args(hint)
+    if NoneType not in inside:
+        return get_origin(hint) or hint, False
+    return next(kind for kind in inside if kind is not NoneType), True
 
 
 def no_key(key: str) -> str:
@@ -71,7 +79,7 @@ def no_key(key: str) -> str:
     if key in types:  # another choice of the group has it
         return f"{key} is no key of the {group} that is chosen: leave it out, or choose another {group}"
     inside = {known.rpartition(".")[2]: known for known in types if known.startswith(f"{group}.")}
-    top = [*(known for known in types if "." not in known), *GROUPS, "experiment"]
+    top = [*(known for known in types if "." not in known), *GROUPS, *COMBINATIONS]
     # of keys that end alike, the first: root keys, then the groups
     anywhere = {known.rpartition(".")[2]: known for known in reversed([*top, *types])}
     meant = inside or anywhere
@@ -81,8 +89,10 @@ def no_key(key: str) -> str:
 
 
 def _unwritten() -> dict[str, str]:
-    """The groups that config.yaml need not name, each with what is chosen where nobody chooses."""
-    return dict.fromkeys(method_groups(), NONE) | dict.fromkeys(default_others(), DEFAULT)
+    """The groups that config.yaml need not name, each with what is chosen where nobody chooses: of a method what its
+    schema has, which is ``none`` unless its keys choose it too."""
+    methods = {group: str(schema.__dataclass_fields__["name"].default) for group, schema in method_groups().items()}
+    return methods | dict.fromkeys(default_others(), DEFAULT)
 
 
 def root_schema() -> DictConfig:
@@ -95,14 +105,13 @@ def root_schema() -> DictConfig:
     nodes: dict[str, Any] = {
         "defaults": [*({group: name} for group, name in _unwritten().items()), "_self_"],
         "meter": type(default.meter),
-        "init": StringNode(default.init, is_optional=True),
         LAMBDA: FloatNode(None, is_optional=True),
         LOGGERS: DictConfig({}, key_type=str, element_type=LoggerConfig),
     }
     for key, name in root_keys().items():
         if key not in nodes:
-            value = getattr(default, name)
-            nodes[key] = NODES[type(value)](value, is_optional=False)
+            kind, optional = _type_of(ExperimentConfig, name)
+            nodes[key] = NODES[kind](getattr(default, name), is_optional=optional)
     return DictConfig(nodes)
 
 
@@ -117,6 +126,8 @@ def register() -> None:
         for name, schema in GROUPS[group].schemas.items():
             node = {name: schema} if group == LOGGERS else schema
             store.store(group=group, name=f"base_{name}", node=node)
+    for group, schema in method_groups().items():
+        store.store(group=group, name=NONE, node=schema(name=NONE))
     for group, name in _unwritten().items():
         store.store(group=group, name=name, node=next(iter(GROUPS[group].schemas.values())))
     store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
@@ -246,8 +257,8 @@ def _check_keys(job: DictConfig) -> None:
         if key not in job or (key in GROUPS and not isinstance(job[key], DictConfig)):
             raise UserError(f"{key} is missing: every key and group needs a value, so leave out what takes it away")
     for key in map(str, job):
-        if key == "experiment":
-            raise UserError("an experiment's file must begin with the line: # @package _global_")
+        if key in COMBINATIONS:
+            raise UserError(f"the file of {key} must begin with the line: # @package _global_")
         if key not in known:
             raise UserError(no_key(key))
         for inner in job[key] if key in GROUPS and key != LOGGERS else ():

@@ -322,15 +322,16 @@ def _mac_pj(row: LayerCounts, hardware: FusedHardware) -> float:
 
 
 def _weights(group: _Group, hardware: FusedHardware) -> list[tuple[int, int, int]]:
-    """(elements, non-zeros, bits) of the weights and of the bias. A folded batch norm makes the bias one value a
-    channel."""
+    """(elements, non-zeros, bits) of the weights, of the bias, and of constants that are added later. A folded batch
+    norm makes the bias one value a channel."""
     first = group.first
     folded = [row for row in group.rows[1:] if row.kind == Kind.BATCH_NORM]
     channels = folded[0].statistics_elements // 2 if folded else 0
     bias = (channels, channels) if folded else (first.bias_elements, first.bias_nonzeros)
+    shifts = [(row.bias_elements, row.bias_nonzeros) for row in group.rows[1:] if row.kind == Kind.ADD]
     parts = [
         (first.weight_elements, first.weight_nonzeros, first.weight_bits or hardware.bits),
-        (*bias, BIAS_BITS if first.weight_bits else hardware.bits),
+        *((*values, BIAS_BITS if first.weight_bits else hardware.bits) for values in (bias, *shifts)),
     ]
     return [part for part in parts if part[0]]
 
