@@ -211,9 +211,8 @@ LINES = [
         '    name: str = "per_product"\n    rule: str = "per_product"\n    process_nm: int = 1\n'
         "    product_pj: float = 1.0\n    batch_size: int | None = None\n    threshold: float = 2.0**-126\n"
         '    relative: bool = False\n    note: str = ""\n'
-        "    source: dict[str, str] = field(default_factory=dict)\n"
-        "    ranges: dict[str, Any] = field(default_factory=dict)\n"
-        "    saves_zeros: bool = True\n\n    def check(self):\n        pass\n\n"
+        "    skips_zeros: bool = True\n    source: dict[str, str] = field(default_factory=dict)\n"
+        "    ranges: dict[str, Any] = field(default_factory=dict)\n\n    def check(self):\n        pass\n\n"
         "    def check_bits(self, bits):\n        pass\n",
     ),
     ("config/hardware.py", "SCHEMAS: ", '    "per_product": PerProductHardware,'),

@@ -654,7 +654,7 @@ class FlatHardware:
     note: str = ""
     source: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, Any] = field(default_factory=dict)
-    saves_zeros: bool = True
+    skips_zeros: bool = True
 
     def check(self) -> None:
         if self.value_pj <= 0:

@@ -20,7 +20,7 @@ from eat_runner.penalties.weighting import Energy, numbered
 from examples import trained
 
 PRODUCTS = {Kind.CONV, Kind.LINEAR}
-WEIGHTED = [name for name in builtin_hardware() if load_hardware(name).saves_zeros]
+WEIGHTED = [name for name in builtin_hardware() if load_hardware(name).skips_zeros]
 FUSED = [name for name in WEIGHTED if name != "published"]
 
 
@@ -117,9 +117,9 @@ def test_where_zeros_save_nothing_no_output_has_a_price(counts: Counts) -> None:
     hardware = load_hardware("dense_7nm_int8")
     prices = RULES["fused"].marginal_pj(counts, hardware)
     assert {*prices.activations.values(), *prices.weights.values()} == {0.0}
-    assert not hardware.saves_zeros
-    assert replace(hardware, skip="input").saves_zeros
-    assert replace(hardware, format="bitmask").saves_zeros
+    assert not hardware.skips_zeros
+    assert replace(hardware, skip="input").skips_zeros
+    assert replace(hardware, format="bitmask").skips_zeros
 
 
 @pytest.mark.parametrize("name", ["published", "fused_7nm_int8", "eyeriss_65nm"])

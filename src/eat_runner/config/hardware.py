@@ -51,11 +51,6 @@ class HardwareConfig(Protocol):
     @property
     def ranges(self) -> dict[str, Any]: ...
 
-    @property
-    def saves_zeros(self) -> bool:
-        """Whether a zero costs less than another value: if not, there are no marginal prices to train with."""
-        ...
-
     def check(self) -> None:
         """Raise UserError where a value is out of range."""
         ...
@@ -95,7 +90,7 @@ class PublishedHardware:
         return False
 
     @property
-    def saves_zeros(self) -> bool:
+    def skips_zeros(self) -> bool:
         return True
 
     def check(self) -> None:
@@ -180,7 +175,7 @@ class FusedHardware:
         }
 
     @property
-    def saves_zeros(self) -> bool:
+    def skips_zeros(self) -> bool:
         return self.format != "dense" or self.skip != "none"
 
     def check(self) -> None:

@@ -34,7 +34,7 @@ class ThresholdsConfig(MethodConfig):
             between("thresholds.allow", self.allow, 0.0, 100.0)
 
     def check_hardware(self, hardware: HardwareConfig) -> None:
-        if not hardware.saves_zeros:
+        if not hardware.skips_zeros:
             raise UserError(
                 f"thresholds save nothing on hardware={hardware.name}, where a zero costs as much as any value: choose "
                 "other hardware, or leave thresholds out"
