@@ -379,8 +379,8 @@ class Quantise(Method):
         self.scales = {name: scale.to(layers[name].weight.device) for name, scale in state["scales"].items()}
 
     def changes(self) -> dict[str, Any]:
-        """The plan."""
-        return asdict(self.plan)
+        """The plan, in what JSON has."""
+        return asdict(self.plan) | {"outputs": {name: list(how) for name, how in self.plan.outputs.items()}}
 
     @classmethod
     def restore(cls, model: nn.Module, changes: Mapping[str, Any]) -> None:
