@@ -182,6 +182,8 @@ BAD: dict[str, str] = {
     "schedule.target=0.3 schedule.rate=0": "schedule.rate=0 is out of range: it must be a finite number > 0",
     "schedule.target=0.3 schedule.cap=-1": "schedule.cap=-1 is out of range: it must be a finite number > 0",
     "schedule.target=0.3 penalty=l1": "schedule.target=0.3 is a density, and penalty=l1 counts none: use penalty=l0",
+    "hardware=gone.yaml": "gone.yaml: no hardware file there (No such file or directory)",
+    "-m hardware=fused_45nm,gone.yml": "gone.yml: no hardware file there (No such file or directory)",
     "budget=0 pruning=energy": "budget=0 is out of range: it must be a finite number > 0",
     "budget=-1 pruning=energy": "budget=-1 is out of range: it must be a finite number > 0",
     "budget=nan pruning=energy": "budget=nan is out of range: it must be a finite number > 0",
