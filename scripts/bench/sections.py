@@ -29,6 +29,7 @@ from bench import baselines
 from bench.baselines import Training, plain_step, training
 from bench.engine import CLASSES, NO_NETWORK, Network, Samples, Sizes, fresh, interleaved, mean_of, seconds, worker
 from eat_runner.config import DatasetConfig, ExperimentConfig, L0Config, MeterConfig, TrainerConfig
+from eat_runner.config.bits import BitsConfig
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.data import Dataset, ImageSet, load
 from eat_runner.data.batches import training_batches
@@ -143,6 +144,10 @@ def method_steps(network: Network, sizes: Sizes) -> Samples:
         # in the middle of the training: new masks, and in the steps between them those that there are
         steps[f"pruning={name}, masks"] = step_of(t, Penalty(), [pruning], done=5 * every)
         steps[f"pruning={name}"] = step_of(t, Penalty(), [pruning], done=5 * every + 1)
+    t, bits = training(network, sizes), METHODS["bits"](BitsConfig(name="8", begin=0.0), hardware)
+    bits.on_example(t.model, t.x_nchw[:2])
+    step_of(t, Penalty(), [bits])()  # the first step of an epoch finds the scales
+    steps["bits=8"] = step_of(t, Penalty(), [bits], done=2)
     dataset = DatasetConfig(image_size=sizes.image_size)
     images = random_images(sizes.looked_at, sizes.image_size)
     steps["look"] = trainer_of(network, images, TrainerConfig(), dataset).look
