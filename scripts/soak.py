@@ -7,7 +7,6 @@ Exit code 0 if all of it holds, 1 with the first thing that does not.
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
@@ -28,7 +27,7 @@ from eat_runner.records import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from processes import eat_run, ended, finish, outcomes, output, results  # noqa: E402
+from processes import after, eat_run, finish, kill_when, outcomes, output, results  # noqa: E402
 
 LAMBDAS, SEEDS = ("0", "0.5", "1"), ("0", "1")
 SWEEP = "-m lambda={} seed={} trainer.epochs=3"
@@ -51,10 +50,7 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="soak-"))
     print(f"seed {options.seed}, in {place}", flush=True)
     if options.minutes:
-        counted = {"seed": options.seed, "minutes": options.minutes} | killed_sweeps(
-            place, options.seed, options.minutes
-        )
-        write(options.output / "killed_sweeps.json", counted)
+        write(options.output / "killed_sweeps.json", killed_sweeps(place, options.seed, options.minutes))
     if options.runs:
         write(options.output / "many_runs.json", many_runs(place / "many", options.runs))
     expect(not working_in(place), f"processes are left: {working_in(place)}")
@@ -82,8 +78,7 @@ def killed_sweeps(place: Path, seed: int, minutes: float) -> dict[str, float]:
     whole, counted = outcomes(place / "whole"), Counter[str]()
     while time.monotonic() < end or not counted["sweeps"]:
         folder = place / f"sweep{counted['sweeps']}"
-        lambdas = chance.sample(LAMBDAS, chance.randint(1, len(LAMBDAS)))
-        seeds = chance.sample(SEEDS, chance.randint(1, len(SEEDS)))
+        lambdas, seeds = (chance.sample(every, chance.randint(1, len(every))) for every in (LAMBDAS, SEEDS))
         codes = torment(folder, SWEEP.format(",".join(lambdas), ",".join(seeds)), chance)
         found, epochs = checked(folder, len(lambdas) * len(seeds))
         expect(all(found[name] == whole[name] for name in found), f"{folder}: another result than undisturbed")
@@ -99,11 +94,7 @@ def torment(folder: Path, arguments: str, chance: random.Random) -> list[int]:
     codes: list[int] = []
     for _ in range(chance.randint(2, 5)):
         for process in [eat_run(folder, arguments) for _ in range(chance.randint(1, 3))]:
-            process.join(chance.uniform(0.2, LONGEST_LIFE_S))
-            number = chance.choice(SIGNALS)
-            if process.exitcode is None and process.pid is not None:
-                os.kill(process.pid, number)
-            codes.append(ended(process))
+            codes.append(kill_when(process, after(chance.uniform(0.2, LONGEST_LIFE_S)), chance.choice(SIGNALS)))
             expect(codes[-1] in EXIT_CODES, f"exit code {codes[-1]}: {output(folder)[-2000:]}")
     codes.append(finish(folder, arguments))
     expect(codes[-1] == 0, output(folder)[-2000:])

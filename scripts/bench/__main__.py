@@ -6,28 +6,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
-from bench import commands, gpu, passes, table, training
-from bench.figures import Figure
-from bench.sizes import TINY, Sizes
+from bench import table
+from bench.engine import TINY, Sizes, set_up
+from bench.sections import ROOT, SECTIONS
 from eat_runner.environment import git_commit, machine, versions
-
-SECTIONS: dict[str, Callable[[Sizes], Iterable[Figure]]] = {
-    "training": training.eager,
-    "evaluation": passes.evaluation,
-    "data": passes.data,
-    "threads": training.threads,
-    "compiled": training.compiled,
-    "memory": training.memory,
-    "help": commands.help_text,
-    "report": commands.report,
-    "whole": commands.whole,
-    "gpu": gpu.gpu,
-}
 
 
 def main() -> None:
@@ -38,17 +26,17 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
-    output = options.output or (None if options.tiny else commands.ROOT / "results" / "bench")
-    training.set_up()
-    print(table.HEADER)
+    output = options.output or (None if options.tiny else ROOT / "results" / "bench")
+    set_up()
     for name in options.sections or SECTIONS:
         run(name, TINY if options.tiny else Sizes(), output)
 
 
 def run(name: str, sizes: Sizes, output: Path | None) -> None:
     """Measure one section, print it and write it beside those that were measured at another time."""
-    if name == "gpu" and not torch.cuda.is_available():
-        print("gpu: skipped, there is no CUDA device")
+    section = SECTIONS[name]
+    if not section.possible():
+        print(f"{name}: skipped, this machine has not what it needs")
         return
     facts = {
         "command": " ".join(["PYTHONPATH=scripts", "python", "-m", "bench", *sys.argv[1:]]),
@@ -58,19 +46,21 @@ def run(name: str, sizes: Sizes, output: Path | None) -> None:
         "load_average_before": round(os.getloadavg()[0], 2),
         "environment": {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     }
-    started = time.perf_counter()
-    found = list(SECTIONS[name](sizes))
+    started, figures = time.perf_counter(), list[dict[str, Any]]()
+    for number, network in enumerate(section.networks(sizes)):
+        figures += table.figures(name, section.measure(network, sizes), sizes, str(network), number)
     facts["seconds"] = round(time.perf_counter() - started, 1)
-    print(table.show(found), flush=True)
+    found = pd.DataFrame(figures)
+    print(table.shown(found), flush=True)
     print(f"{name}: {facts['seconds']} s", file=sys.stderr, flush=True)
-    if output is not None and found:
-        table.write(output / f"{name}.csv", found)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        found.to_csv(output / f"{name}.csv", index=False, float_format="%.4g", lineterminator="\n")
         machines = output / "machine.json"
         known = json.loads(machines.read_text()) if machines.exists() else {}
         machines.write_text(json.dumps(known | {name: facts}, indent=2, sort_keys=True) + "\n")
         there = [path for section in SECTIONS if (path := output / f"{section}.csv").exists()]
-        every = [row for path in there for row in table.read(path)]
-        (output / "table.md").write_text(table.markdown(every), encoding="utf-8")
+        (output / "table.md").write_text(table.as_markdown(pd.concat(map(table.read, there))), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,19 +6,20 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from bench.sizes import CLASSES, Network, Sizes
+from bench.engine import CLASSES, Network, Sizes
 from eat_runner.config import DatasetConfig
 from eat_runner.data import ImageSet
 
@@ -34,10 +35,6 @@ class Training:
     labels: Tensor
     autocast: Callable[[], torch.autocast]
     forward: Callable[[Tensor], Tensor]
-
-    def compiled(self) -> "Training":
-        self.forward = torch.compile(self.model)
-        return self
 
 
 def training(
@@ -68,11 +65,7 @@ def two_pass_step(t: Training, sigma: float, lambda_: float) -> Tensor:
     """(b) As the published code goes about it: the outputs come from a second forward pass. Returns the penalty."""
     loss = F.cross_entropy(t.model(t.x_nchw), t.labels)
     outputs: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-        outputs.append(output.clone())
-
-    with leaves_hooked(t.model, keep):
+    with leaves_hooked(t.model, lambda module, args, output: outputs.append(output.clone())):
         t.model(t.x_nchw)
     penalty = torch.stack([naive_surrogate(x, sigma) / x.numel() for x in outputs]).mean()
     t.optimizer.zero_grad(set_to_none=True)
@@ -122,22 +115,8 @@ def listing_meter(model: nn.Module, batches: Iterable[Tensor], threshold: float)
     return found
 
 
-@dataclass
-class PilImages(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's data sets give them."""
-
-    images: ImageSet
-    transform: v2.Transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images.images_nhwc[index])), int(self.images.labels[index])
-
-
 def pil_loader(
-    images: ImageSet, config: DatasetConfig, batch: int, mean: tuple[float, ...], std: tuple[float, ...]
+    images: ImageSet, config: DatasetConfig, batch: int, mean: Sequence[float], std: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(e) One epoch of an ordinary DataLoader, in this process, with the augmentation that ``config`` asks for."""
     steps: list[v2.Transform] = []
@@ -148,17 +127,18 @@ def pil_loader(
     if degrees := config.rotation_degrees:
         steps.append(v2.RandomRotation([-degrees, degrees], v2.InterpolationMode.BILINEAR))
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    data = PilImages(images, v2.Compose(steps))
-    return iter(DataLoader(data, batch_size=batch, shuffle=True, drop_last=len(data) >= batch, num_workers=0))
+    transform = v2.Compose(steps)
+
+    def collate(pairs: list[tuple[NDArray[Any], int]]) -> tuple[Tensor, Tensor]:
+        return torch.stack([transform(Image.fromarray(x)) for x, _ in pairs]), torch.tensor([y for _, y in pairs])
+
+    data: Any = list(zip(images.images_nhwc, images.labels, strict=True))
+    return iter(DataLoader(data, batch, shuffle=True, drop_last=len(data) >= batch, collate_fn=collate))
 
 
 def minimal_loop(t: Training, images_nchw: Tensor, labels: Tensor, steps: int) -> None:
     """Forward, backward, step, over images in memory, and nothing else."""
-    batch, first = len(t.labels), 0
-    for _ in range(steps):
-        x, y = images_nchw[first : first + batch], labels[first : first + batch]
-        loss = F.cross_entropy(t.model(x), y)
-        t.optimizer.zero_grad()
-        loss.backward()
-        t.optimizer.step()
-        first = (first + batch) % (len(labels) - batch + 1)
+    batch = len(t.labels)
+    for step in range(steps):
+        first = step * batch % (len(labels) - batch + 1)
+        plain_step(replace(t, x_nchw=images_nchw[first : first + batch], labels=labels[first : first + batch]))

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from eat_runner.config.identity import run_id
 from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
+from eat_runner.progress import duration
 from eat_runner.records import FINAL
 from reproduction import cells, report
 from reproduction.cells import Cell, Job, Plan, Scale, job, read_plan, run_folder, status_of
@@ -24,7 +25,14 @@ SIGMA = L0Config().sigma
 
 def command(arguments: Sequence[str], description: str | None = None) -> int:
     """Run the command line; the exit code. description: for --help. Raises UserError for bad input."""
-    options = _parser(description).parse_args(arguments)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=description, allow_abbrev=False)
+    add, scale = parser.add_argument, "default: full with a CUDA GPU, slim without; of a report, what is planned"
+    add("--scale", choices=cells.SCALES, help=scale)
+    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    add("--results", type=Path, default=Path("results/reproduction"), help="results go to <this>/<scale>")
+    add("--download", action="store_true", help="fetch a missing data set where that is possible")
+    add("--report-only", action="store_true", help="write tables and figures from what is done; needs no torch")
+    options = parser.parse_args(arguments)
     if options.report_only:
         planned_scales = (name for name in cells.SCALES if (options.results / name / cells.PLAN).exists())
         folder = options.results / (options.scale or next(planned_scales, "slim"))
@@ -78,21 +86,10 @@ def _planned_before(folder: Path) -> dict[str, Cell]:
     return {}
 
 
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell, its runs' configurations by run id, those that are not final, and the seconds that these will take: less
-    those of runs that another cell makes, too."""
-
-    cell: Cell
-    configs: dict[str, ExperimentConfig] = field(default_factory=dict[str, ExperimentConfig])
-    todo: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-
-def plan_all(jobs: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, download: bool) -> list[PlannedCell]:
+def plan_all(jobs: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, download: bool) -> list[Job]:
     """Plan every cell, and say so line by line: the first looks at the data and steps can take minutes."""
     width = max(len(_title(one.cell)) for one in jobs)
-    planned: list[PlannedCell] = []
+    planned: list[Job] = []
     for one in jobs:
         elsewhere = {identity for earlier in planned for identity in earlier.cell.run_ids}
         planned.append(plan_cell(one, scale, folder, on_gpu, download, elsewhere))
@@ -100,9 +97,7 @@ def plan_all(jobs: Sequence[Job], scale: Scale, folder: Path, on_gpu: bool, down
     return planned
 
 
-def plan_cell(
-    one: Job, scale: Scale, folder: Path, on_gpu: bool, download: bool, elsewhere: Iterable[str] = ()
-) -> PlannedCell:
+def plan_cell(one: Job, scale: Scale, folder: Path, on_gpu: bool, download: bool, elsewhere: Iterable[str] = ()) -> Job:
     """What a cell needs; where its data are missing, the runs of an earlier plan, or the reason. elsewhere: runs that
     other cells make first."""
     from eat_runner import run as experiment
@@ -118,14 +113,15 @@ def plan_cell(
         experiment.build_or_error(located)  # so that a UserError is this cell's
         content = _content(one.data_dir) if one.cell.dataset == cells.JPEG_LABEL else ""
     except UserError as error:
-        return PlannedCell(_without_data(one.cell, folder, _how_to_get(error)))
+        return replace(one, cell=_without_data(one.cell, folder, _how_to_get(error)))
     by_id = {run_id(config, located.dataset.fingerprint): config for config in configs}
     todo = tuple(identity for identity in by_id if status_of(folder, identity) not in {*FINAL, cells.DAMAGED})
     alike: dict[tuple[bool, str], list[ExperimentConfig]] = {}
     for config in (by_id[identity] for identity in todo if identity not in elsewhere):
         alike.setdefault((config.is_baseline, repr(config.model)), []).append(config)
     seconds = sum(len(group) * experiment.plan(group[:1])[0].seconds for group in alike.values())
-    return PlannedCell(replace(one.cell, run_ids=tuple(by_id), content=content), by_id, todo, seconds)
+    cell = replace(one.cell, run_ids=tuple(by_id), content=content)
+    return replace(one, cell=cell, configs=by_id, todo=todo, seconds=seconds)
 
 
 def _content(data_dir: Path) -> str:
@@ -152,15 +148,17 @@ def _without_data(cell: Cell, folder: Path, reason: str) -> Cell:
     return replace(before if before.run_ids else cell, missing="" if complete else reason)
 
 
-def _state(one: PlannedCell, folder: Path) -> str:
+def _state(one: Job, folder: Path) -> str:
     """What is done of a cell, what is missing, how long it takes."""
     runs, missing = one.cell.run_ids, one.cell.missing
+    if not runs:
+        return missing
     done = sum(status_of(folder, identity) in FINAL for identity in runs)
-    text = f"{len(runs)} runs, {done} done" + (f", {_duration(one.seconds)} to go" if one.todo else "")
-    return (text + (f"; the others cannot be run: {missing}" if missing else "")) if runs else missing
+    text = f"{len(runs)} runs, {done} done" + (f", {duration(one.seconds)} to go" if one.todo else "")
+    return text + (f"; the others cannot be run: {missing}" if missing else "")
 
 
-def summary(planned: Sequence[PlannedCell]) -> str:
+def summary(planned: Sequence[Job]) -> str:
     """All cells together; a run that several of them need is counted once."""
     runs = {identity for one in planned for identity in one.configs}
     todo = {identity for one in planned for identity in one.todo}
@@ -168,7 +166,7 @@ def summary(planned: Sequence[PlannedCell]) -> str:
     if not todo:
         return text
     return (
-        f"{text}, about {_duration(sum(one.seconds for one in planned))} in one process (measured over a few steps of "
+        f"{text}, about {duration(sum(one.seconds for one in planned))} in one process (measured over a few steps of "
         "each kind)\nThe same command in another shell shares the work; stopped, the same command goes on."
     )
 
@@ -177,13 +175,7 @@ def _title(cell: Cell) -> str:
     return cell.title if cell.kind == cells.TABLE1 else f"{cell.experiment} ({cell.dataset})"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def run_all(planned: Sequence[PlannedCell], folder: Path) -> None:
+def run_all(planned: Sequence[Job], folder: Path) -> None:
     """Make every run that is not final, then those that another process had, which may have died. Waits for nobody. A
     run that fails fails alone. Every cell at one sigma first, standard training among it, then the rest of the grid."""
     runs = {run_folder(folder, identity).path: one.configs[identity] for one in planned for identity in one.todo}
@@ -206,15 +198,3 @@ def exit_code(planned: Sequence[Cell], folder: Path) -> int:
     if open_ - {"failed", cells.DAMAGED}:
         return CONTINUE_ME
     return RUN_FAILED if open_ or len(there) < len(planned) else 0
-
-
-def _parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=description, allow_abbrev=False)
-    add, results = parser.add_argument, Path("results/reproduction")
-    scale = "default: full with a CUDA GPU, slim without; of a report, what is planned"
-    add("--scale", choices=cells.SCALES, help=scale)
-    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
-    add("--results", type=Path, default=results, help="results go to <this>/<scale>")
-    add("--download", action="store_true", help="fetch a missing data set where that is possible")
-    add("--report-only", action="store_true", help="write tables and figures from what is done; needs no torch")
-    return parser

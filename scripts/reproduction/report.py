@@ -5,24 +5,23 @@ README.md in the folder is the page that shows all of them.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from eat_runner.analysis.layers import LayerPanel
+from eat_runner.analysis.makers import in_words, makers
 from eat_runner.analysis.table import to_csv
 from eat_runner.claims import report_lock
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
-from eat_runner.records import write_atomically
 from eat_runner.report import plots
-from eat_runner.report.latex import latex
 from eat_runner.report.markdown import markdown
+from eat_runner.report.page import Page, bullets
 from eat_runner.report.view import Table, number, table_of
 from reproduction import cells, figures, tables
 from reproduction.cells import ABLATION, CHOICES, NETWORKS, TABLE1, Plan, read_plan, run_folder, status_of
@@ -30,7 +29,6 @@ from reproduction.tables import Outcome, Row
 
 SOURCE = "Lazzaro et al., ICIAP 2023, arXiv 2307.00368"
 FILES = "table1 table2 figure1 figure2 figure3 fronts choices accounting".split()
-SUFFIXES = ("csv", "md", "tex", "png", "svg")
 
 
 def write(folder: Path) -> str:
@@ -38,59 +36,43 @@ def write(folder: Path) -> str:
     plan = read_plan(folder)
     with report_lock(folder):
         found = tables.outcomes(plan, folder, TABLE1)
-        page = _Page(folder, plan)
+        page = PaperPage(folder, plan)
         page.text(f"# The paper's results, reproduced: scale {plan.scale}", f"`{plan.command}`")
-        _table1(page, found)
-        _table2(page, found)
+        shown = [*_table1(page, found), *_table2(page, found)]
         for n, network in enumerate(NETWORKS.values(), start=1):
             _layer_figure(page, n, network, [one for one in found if one.cell.network == network])
         _ablation(page, tables.outcomes(plan, folder, ABLATION))
         _choices(page, tables.outcomes(plan, folder, CHOICES))
         title = "Readings of the accounting: the networks of Table 1 that the paper's rule picks."
-        page.table("accounting", TABLE1, title, tables.accounting(found), ACCOUNTING_KEYS, STD)
+        page.rows("accounting", TABLE1, title, tables.accounting(found), STD)
         _front(page, [one for one in found if one.fronts])
-        _provenance(page)
-        page.save()
-    return "\n\n".join([*page.shown, f"{folder / page.name} shows all tables and figures"])
+        made_by = makers(run_folder(folder, identity) for identity in plan.run_ids())
+        values = {"command": plan.command, "scale": plan.scale, "made_by": made_by}
+        page.file("provenance.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        page.text("## Made by", bullets(map(in_words, made_by)))
+        page.save(FILES)
+    return "\n\n".join([*shown, f"{folder / page.name} shows all tables and figures"])
 
 
-class _Page:
-    """README.md as it grows, and the files beside it."""
-
-    name = "README.md"
+class PaperPage(Page):
+    """A page whose captions say at which scale the runs were made; the first column of its CSV files does, too."""
 
     def __init__(self, folder: Path, plan: Plan):
-        self.folder, self.plan = folder, plan
-        self.parts: list[str] = []
-        self.shown: list[str] = []
-        self.written: set[str] = set()
+        super().__init__(folder)
+        self.plan = plan
 
-    def text(self, *paragraphs: str) -> None:
-        self.parts += filter(None, paragraphs)
-
-    def write(self, name: str, text: str | bytes) -> None:
-        write_atomically(self.folder / name, text if isinstance(text, bytes) else text.encode())
-        self.written.add(name)
-
-    def csv(self, stem: str, rows: Sequence[Row] | pd.DataFrame) -> None:
-        """``stem``.csv, whose first column is the scale."""
+    def frame(self, rows: Sequence[Row] | pd.DataFrame) -> pd.DataFrame:
         frame = pd.DataFrame(rows, dtype="object").reset_index(drop=True)
         frame.insert(0, "scale", self.plan.scale)
-        self.write(f"{stem}.csv", to_csv(frame))
+        return frame
 
-    def table(self, stem: str, kind: str, title: str, rows: Sequence[Row], keys: str, *remarks: str) -> None:
-        """``stem``.csv with every number, .md and .tex as people read them, and the same on the page."""
+    def csv(self, stem: str, rows: Sequence[Row] | pd.DataFrame) -> None:
+        self.file(f"{stem}.csv", to_csv(self.frame(rows)))
+
+    def rows(self, stem: str, kind: str, title: str, rows: Sequence[Row], *remarks: str) -> None:
+        """``Page.table`` of the rows' KEYS; nothing without rows."""
         if rows:
-            caption, table = self.caption(title, kind), as_table(rows, keys)
-            text = "\n\n".join([f"**{caption}**", markdown(table), *remarks])
-            self.csv(stem, rows)
-            self.write(f"{stem}.md", f"{text}\n")
-            self.write(f"{stem}.tex", latex(table, caption, remarks))
-            self.text(text)
-
-    def figure(self, stem: str, kind: str, title: str, figure: Figure) -> None:
-        self.written |= {path.name for path in plots.save(figure, self.folder / stem)}
-        self.text(f"![{title}]({stem}.png)", f"**{title}** {self.caption('', kind)}")
+            self.table(stem, self.frame(rows), as_table(rows, KEYS[stem]), self.caption(title, kind), remarks)
 
     def caption(self, title: str, kind: str) -> str:
         return f"{title} {self.plan.captions[kind]}{self.full_scale(kind)}".strip()
@@ -107,12 +89,6 @@ class _Page:
             return " Scale full, the paper's protocol, was not run here."
         part = f" Of scale full, the paper's protocol, {done} of {len(planned)} runs are done."
         return "" if done == len(planned) else part
-
-    def save(self) -> None:
-        """The page itself; files of an earlier report that has rows this one lacks go."""
-        self.write(self.name, "\n\n".join(self.parts) + "\n")
-        for name in {f"{stem}.{suffix}" for stem in FILES for suffix in SUFFIXES} - self.written:
-            (self.folder / name).unlink(missing_ok=True)
 
 
 # --- the parts of the page -----------------------------------------------------------------------------------------
@@ -134,13 +110,14 @@ HARDWARE_REMARK = (
 )
 
 
-def _table1(page: _Page, found: Sequence[Outcome]) -> None:
+def _table1(page: PaperPage, found: Sequence[Outcome]) -> list[str]:
+    """What a person is shown of it, as of Table 2."""
     rows = tables.table1(found)
     page.text("## Table 1")
     title = f"Table 1: accuracy and energy ratio, ours beside the paper's ({SOURCE}, Table 1)."
-    page.table("table1", TABLE1, title, rows, TABLE1_KEYS, RULE_REMARK, *jpeg_copy(found))
-    page.text(_bullets(tables.against_paper(rows) if page.plan.scale == "full" else []))
-    page.shown += [markdown(as_table(rows, TABLE1_KEYS)), page.plan.captions[TABLE1]]
+    page.rows("table1", TABLE1, title, rows, RULE_REMARK, *jpeg_copy(found))
+    page.bullets(tables.against_paper(rows) if page.plan.scale == "full" else [])
+    return [markdown(as_table(rows, KEYS["table1"])), page.plan.captions[TABLE1]]
 
 
 def jpeg_copy(found: Sequence[Outcome]) -> list[str]:
@@ -151,17 +128,17 @@ def jpeg_copy(found: Sequence[Outcome]) -> list[str]:
     return [text] if content else []
 
 
-def _table2(page: _Page, found: Sequence[Outcome]) -> None:
+def _table2(page: PaperPage, found: Sequence[Outcome]) -> list[str]:
     rows = tables.table2(found)
     plain = tables.does_the_gain_survive(rows)
     page.text("## Table 2: does the gain survive on other hardware?")
     page.text("" if rows else "No cell has both ST and a selected EAT yet.")
     title = "Table 2: energy by other hardware."
-    page.table("table2", TABLE1, title, rows, TABLE2_KEYS, HARDWARE_REMARK, _bullets(plain))
-    page.shown.append("\n".join(plain))
+    page.rows("table2", TABLE1, title, rows, HARDWARE_REMARK, bullets(plain))
+    return ["\n".join(plain)]
 
 
-def _layer_figure(page: _Page, n: int, network: str, found: Sequence[Outcome]) -> None:
+def _layer_figure(page: PaperPage, n: int, network: str, found: Sequence[Outcome]) -> None:
     panels: list[LayerPanel] = []
     absent: list[str] = []
     for one in found:
@@ -174,36 +151,36 @@ def _layer_figure(page: _Page, n: int, network: str, found: Sequence[Outcome]) -
     if panels:
         title = f"Figure {n}: firing neurons per layer of {network}, ST and EAT, test split."
         drawn = plots.firing_figure(panels, f"Figure {n} · test split · {page.plan.briefs[TABLE1]}")
-        page.figure(f"figure{n}", TABLE1, title, drawn)
+        page.figure(f"figure{n}", drawn, title, page.caption("", TABLE1))
     change = "change in points by kind of layer"
-    page.text(_bullets(f"{p.family}, {p.eat_label}: {change}: {figures.fallen_most(p)}" for p in panels))
-    page.text(_bullets(absent))
+    page.bullets(f"{p.family}, {p.eat_label}: {change}: {figures.fallen_most(p)}" for p in panels)
+    page.bullets(absent)
 
 
-def _ablation(page: _Page, found: Sequence[Outcome]) -> None:
+def _ablation(page: PaperPage, found: Sequence[Outcome]) -> None:
     rows = tables.ablation(found)
     page.text("## Figure 3")
     if rows:
         title = "Figure 3: ablation on lambda and sigma, ResNet18, test split (the paper looks at 100 random samples)."
         several = any(row["seeds"] > 1 for row in rows)
         drawn = figures.ablation_figure(rows, f"Figure 3 · ResNet18 · test split · {page.plan.briefs[ABLATION]}")
-        page.figure("figure3", ABLATION, f"{title} {STD}" if several else title, drawn)
-    page.table("figure3", ABLATION, "Figure 3 in numbers.", rows, ABLATION_KEYS)
-    page.text(_bullets(f"{one.cell.title}: {one.note}" for one in found if one.note))
+        page.figure("figure3", drawn, f"{title} {STD}" if several else title, page.caption("", ABLATION))
+    page.rows("figure3", ABLATION, "Figure 3 in numbers.", rows)
+    page.bullets(f"{one.cell.title}: {one.note}" for one in found if one.note)
 
 
-def _choices(page: _Page, found: Sequence[Outcome]) -> None:
+def _choices(page: PaperPage, found: Sequence[Outcome]) -> None:
     rows = tables.choices(found)
     page.text("## Where the paper is ambiguous")
     title = "Choices of training: other readings of the paper, trained anew."
-    page.table("choices", CHOICES, title, rows, CHOICES_KEYS, STD)
+    page.rows("choices", CHOICES, title, rows, STD)
     if rows:
         drawn = figures.choices_figure(rows, f"test split · {page.plan.briefs[CHOICES]}")
-        page.figure("choices", CHOICES, title, drawn)
-    page.text(_bullets(f"{one.cell.experiment}: {one.note}" for one in found if one.note))
+        page.figure("choices", drawn, title, page.caption("", CHOICES))
+    page.bullets(f"{one.cell.experiment}: {one.note}" for one in found if one.note)
 
 
-def _front(page: _Page, found: Sequence[Outcome]) -> None:
+def _front(page: PaperPage, found: Sequence[Outcome]) -> None:
     """Accuracy against energy of every setting of Table 1's cells, under the names that the cells have here."""
     page.csv("fronts", pd.concat(map(tables.front_rows, found)) if found else [])
     if found:
@@ -213,46 +190,20 @@ def _front(page: _Page, found: Sequence[Outcome]) -> None:
         drawn = figures.front_figure([figures.picked(one, rule) for one in found], name, caption)
         page.text("## Fronts")
         title = f"Accuracy against energy ratio, every lambda; in a ring what {name} selects."
-        page.figure("fronts", TABLE1, title, drawn)
-
-
-def _provenance(page: _Page) -> None:
-    """provenance.json: what made the numbers, from the runs' own records; a run that several cells have counts once."""
-    made: dict[str, dict[str, Any]] = {}
-    for identity in page.plan.run_ids():
-        with suppress(UserError):  # not there, or damaged
-            record = run_folder(page.folder, identity).read_record()
-            by = {key: getattr(record, key) for key in ("git_commit", "versions", "machine", "device", "threads")}
-            entry = made.setdefault(json.dumps(by, sort_keys=True), by | {"runs": 0, "training_s": 0.0})
-            entry["runs"] += 1
-            entry["training_s"] += sum(seconds or 0.0 for seconds in record.timings.values())
-    makers = [made[key] for key in sorted(made)]
-    values = {"command": page.plan.command, "scale": page.plan.scale, "made_by": makers}
-    page.write("provenance.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    page.text("## Made by", _bullets(map(_maker, makers)))
-
-
-def _maker(entry: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items() if version)
-    threads = f"{entry['threads']} thread{'s' * (entry['threads'] > 1)} a run"
-    where = entry["machine"].get("accelerator") or f"{entry['machine'].get('processor')}, {threads}"
-    hours = entry["training_s"] / 3600
-    return f"{entry['runs']} runs, {hours:.2f} hours of training on {where}; commit {entry['git_commit']}; {versions}"
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+        page.figure("fronts", drawn, title, page.caption("", TABLE1))
 
 
 # --- columns -------------------------------------------------------------------------------------------------------
 
 # the columns that people read: keys of rows
 RATIOS, OUTCOME = "st_ratio eat_ratio decrease_percent", "lambda seeds accuracy energy_ratio decrease_percent"
-TABLE1_KEYS = f"dataset network source st_accuracy eat_accuracy {RATIOS} floor lambda sigma st_seeds"
-TABLE2_KEYS = f"dataset network rule lambda sigma hardware {RATIOS} weights_percent"
-ABLATION_KEYS = f"dataset network sigma {OUTCOME}"
-CHOICES_KEYS = f"dataset network parameters weighting scope crop_padding rotation_degrees flip {OUTCOME}"
-ACCOUNTING_KEYS = f"dataset network reading {RATIOS}"
+KEYS = {
+    "table1": f"dataset network source st_accuracy eat_accuracy {RATIOS} floor lambda sigma st_seeds",
+    "table2": f"dataset network rule lambda sigma hardware {RATIOS} weights_percent",
+    "figure3": f"dataset network sigma {OUTCOME}",
+    "choices": f"dataset network parameters weighting scope crop_padding rotation_degrees flip {OUTCOME}",
+    "accounting": f"dataset network reading {RATIOS}",
+}
 HEADINGS = {
     "dataset": "data set",
     "source": "",

@@ -12,6 +12,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def duration(seconds: float) -> str:
+    """In the unit that fits: ``90 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 class Audience:
     """A stream that nobody need read: what cannot be written (a pipe or terminal that is gone, a full device, a stream
     that was closed from the beginning) is lost, and nothing else happens."""

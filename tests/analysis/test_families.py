@@ -122,3 +122,12 @@ def test_the_standard_width_is_not_named(tmp_path: Path, width: int) -> None:
     chosen.model = ModelConfig(width=width)
     write_run(tmp_path, chosen)
     assert families(tmp_path, "family")[0][2] == ("digits · resnet18" if width == 64 else "digits · resnet18, width 8")
+
+
+def test_what_is_as_usual_is_told_only_where_it_tells_settings_of_a_method_apart():
+    from eat_runner.analysis.families import _is_usual
+
+    assert [_is_usual("pruning.begin", value) for value in (0.1, 0.2)] == [True, False]
+    assert not _is_usual("pruning.density", 0.1)
+    assert not _is_usual("budget", 0.1)
+    assert not _is_usual("hydra.x", 0.1)

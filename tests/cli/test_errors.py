@@ -136,6 +136,8 @@ BAD: dict[str, str] = {
     "+hardware.ranges={batch_size:[1,4]}": "hardware.ranges=batch_size is unknown: choose one of dram_pj_per_value, "
     "multiply_pj",
     "hardware.ranges=[1,2]": "hardware.ranges=[1,2] is of the wrong type: hardware.ranges is a mapping",
+    "hardware=dense_7nm_int8 penalty.weighting=energy": "penalty.weighting=energy weights by what a zero saves, and "
+    "hardware=dense_7nm_int8 saves nothing for zeros: choose another weighting or other hardware",
     "hardware.source=3": "hardware.source=3 is of the wrong type: hardware.source is a mapping",
     "device=gpu": "device=gpu is unknown: choose one of auto, cpu, cuda, mps",
     "selection=best": "selection=best is unknown: choose one of validation, paper",
@@ -180,6 +182,8 @@ BAD: dict[str, str] = {
     "schedule.target=0.3 schedule.rate=0": "schedule.rate=0 is out of range: it must be a finite number > 0",
     "schedule.target=0.3 schedule.cap=-1": "schedule.cap=-1 is out of range: it must be a finite number > 0",
     "schedule.target=0.3 penalty=l1": "schedule.target=0.3 is a density, and penalty=l1 counts none: use penalty=l0",
+    "hardware=gone.yaml": "gone.yaml: no hardware file there (No such file or directory)",
+    "-m hardware=fused_45nm,gone.yml": "gone.yml: no hardware file there (No such file or directory)",
     "budget=0 pruning=energy": "budget=0 is out of range: it must be a finite number > 0",
     "budget=-1 pruning=energy": "budget=-1 is out of range: it must be a finite number > 0",
     "budget=nan pruning=energy": "budget=nan is out of range: it must be a finite number > 0",

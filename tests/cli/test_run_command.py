@@ -59,7 +59,7 @@ class FakeExperiment(ModuleType):
     def plan(self, configs: list[ExperimentConfig]) -> list[SimpleNamespace]:
         states = ["finished", "missing", "interrupted"]
         return [
-            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="")
+            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="", budget="")
             for i, _ in enumerate(configs)
         ]
 
@@ -73,9 +73,15 @@ class FakeReport(ModuleType):
     def __init__(self) -> None:
         super().__init__("eat_runner.report")
         self.asked: list[tuple[str, str, str]] = []
+        self.by: list[str] = []
 
-    def write_report(self, folder: Path, hardware: HardwareConfig, selection: str) -> str:
+    def choose_axes(self, hardware: HardwareConfig, by: str) -> str:
+        return f"axes of a {by}"
+
+    def write_report(self, folder: Path, hardware: HardwareConfig, selection: str, by: str, axes: str) -> str:
+        assert axes == f"axes of a {by}"
         self.asked.append((str(folder), hardware.name, selection))
+        self.by.append(by)
         return "the report"
 
     def show(self, made: str) -> None:
@@ -122,6 +128,7 @@ def test_a_sweep_runs_every_combination_and_reports_once(
     assert command("-m lambda=0,0.5,1 seed=0,1") == 0
     assert experiment.ran == [(0.0, 0), (0.0, 1), (0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
     assert report.asked == [("results/default", "published", "validation")]
+    assert report.by == ["family"]
 
 
 def test_each_different_network_is_prepared_once_with_and_without_penalty(
@@ -137,6 +144,16 @@ def test_a_sweep_with_a_method_and_without_it(command: Command, experiment: Fake
     assert command("-m pruning=none,magnitude pruning.density=0.3,0.2 lambda=0") == 0
     assert experiment.ran == [(0.0, 0)] * 4
     assert len({path.name for path in Path("results/default").iterdir() if path.is_dir()}) == 3
+
+
+@pytest.mark.parametrize(
+    "line", ["-m pruning=none,magnitude lambda=0", "-m model.width=4,8", "-m model=resnet18,vgg11", "pruning=energy"]
+)
+def test_networks_and_methods_share_a_front(
+    line: str, command: Command, experiment: FakeExperiment, report: FakeReport
+) -> None:
+    assert command(line) == 0
+    assert report.by == ["dataset"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +178,7 @@ def test_the_ways_to_write_a_lambda(written: str, value: float, command: Command
 def test_an_experiments_sweep_needs_no_flag_and_yields_to_the_command_line(
     command: Command, experiment: FakeExperiment
 ) -> None:
-    assert command("experiment=demo lambda=0,4 seed=3") == 0
+    assert command("experiment=gtsrb_slim lambda=0,4 seed=3") == 0
     assert experiment.ran == [(0.0, 3), (4.0, 3)]
 
 
@@ -296,7 +313,7 @@ def test_a_failed_run_is_repeated_by_the_next_command_and_not_by_this_one(
 def test_a_report_that_cannot_be_written_is_told(
     command: Command, report: FakeReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full_disk(*_: object) -> None:
+    def full_disk(*_: object, **options: Any) -> None:
         raise OSError(28, "No space left on device", "results/default/summary.csv")
 
     monkeypatch.setattr(report, "write_report", full_disk)
@@ -396,8 +413,9 @@ def real(arguments: list[str], **environment: str) -> str:
 
 def test_help_names_every_group_and_choice_and_needs_no_torch() -> None:
     text = real(["--help"])
-    for group in (*GROUPS, "experiment"):
-        assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(choices(group))}\n", text)
+    whole = text.replace("\n" + " " * 14, " ")  # a long list goes on in the next line
+    for group in (*GROUPS, "recipe", "experiment"):
+        assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(choices(group))}\n", whole)
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -9,6 +9,7 @@ import yaml
 from eat_runner import data, loggers, models, penalties
 from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.compose import compose_experiment, key_types, root_keys
+from eat_runner.cli.hydra.launch import compose_sweep
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.paths import conf_dir
@@ -37,8 +38,8 @@ def test_registry_and_files_have_the_same_names(group: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_file_composes_within_its_ranges_under_its_own_name(group: str, name: str) -> None:
-    needed = ["hardware=fused_45nm_int8"] if group == "bits" else []  # the hardware of default has no integers
-    config = compose_experiment([f"{group}={name}", *needed])
+    fitting = ["hardware=fused_45nm_int8"] if group == "bits" else []  # the default prices 32 bits alone
+    config = compose_experiment([f"{group}={name}", *fitting])
     if group == "loggers":
         assert name in config.loggers
     elif group in {*REGISTRIES, "hardware"}:
@@ -48,6 +49,21 @@ def test_every_file_composes_within_its_ranges_under_its_own_name(group: str, na
 @pytest.mark.parametrize("name", choices("hardware"))
 def test_a_price_list_is_the_same_through_hydra_and_from_its_file(name: str) -> None:
     assert compose_experiment([f"hardware={name}"]).hardware == load_hardware(name)
+
+
+def test_a_hardware_file_of_ones_own_is_chosen_by_its_path(tmp_path: Path) -> None:
+    """Also one that is called as a built-in one, and in a sweep."""
+    files = [tmp_path / "my_chip.yaml", tmp_path / "fused_45nm.yaml"]
+    text = (conf_dir() / "hardware" / "fused_45nm.yaml").read_text()
+    for price, file in enumerate(files, start=7):
+        file.write_text(
+            text.replace("multiply_pj: 3.7", f"multiply_pj: {price}").replace("name: fused_45nm", "name: my")
+        )
+    swept = compose_sweep([f"hardware={files[0]},fused_45nm,{files[1]}"])
+    assert [config.hardware.multiply_pj for config in swept] == [7.0, 3.7, 8.0]
+    assert [config.hardware for config in swept] == [
+        load_hardware(str(name)) for name in (files[0], "fused_45nm", files[1])
+    ]
 
 
 def test_every_price_list_is_built_in() -> None:

@@ -654,6 +654,7 @@ class FlatHardware:
     note: str = ""
     source: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, Any] = field(default_factory=dict)
+    skips_zeros: bool = True
 
     def check(self) -> None:
         if self.value_pj <= 0:

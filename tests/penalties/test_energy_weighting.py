@@ -20,7 +20,8 @@ from eat_runner.penalties.weighting import Energy, numbered
 from examples import trained
 
 PRODUCTS = {Kind.CONV, Kind.LINEAR}
-FUSED = [name for name in builtin_hardware() if name != "published"]
+WEIGHTED = [name for name in builtin_hardware() if load_hardware(name).skips_zeros]
+FUSED = [name for name in WEIGHTED if name != "published"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_factor_is_the_slope_of_the_price_over_the_dense_energy_of_the_batch(n
             assert factors[row.call] == 0
 
 
-@pytest.mark.parametrize("name", builtin_hardware())
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_the_penalty_is_energy_over_dense_energy(name: str, counts: Counts) -> None:
     """With a sigma so small that the surrogate counts non-zeros: what the priced outputs cost, in units of E_dense."""
     hardware = load_hardware(name)
@@ -110,6 +111,15 @@ def test_the_prices_of_the_hardware_are_a_part_of_the_identity(small_config) -> 
     assert determinants(config, "data")["hardware"]["dram_pj_per_bit"] == 20.3125
     # without a penalty nobody reads them
     assert "hardware" not in determinants(replace(config, lambda_=0.0), "data")
+
+
+def test_where_zeros_save_nothing_no_output_has_a_price(counts: Counts) -> None:
+    hardware = load_hardware("dense_7nm_int8")
+    prices = RULES["fused"].marginal_pj(counts, hardware)
+    assert {*prices.activations.values(), *prices.weights.values()} == {0.0}
+    assert not hardware.skips_zeros
+    assert replace(hardware, skip="input").skips_zeros
+    assert replace(hardware, format="bitmask").skips_zeros
 
 
 @pytest.mark.parametrize("name", ["published", "fused_7nm_int8", "eyeriss_65nm"])

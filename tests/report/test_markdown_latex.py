@@ -3,6 +3,7 @@
 from eat_runner.analysis.columns import X
 from eat_runner.analysis.equal_accuracy import equal_accuracy
 from eat_runner.analysis.pareto import Axes, fronts
+from eat_runner.config.hardware import PublishedHardware
 from eat_runner.report.latex import NOTE, latex
 from eat_runner.report.markdown import markdown
 from eat_runner.report.view import family, number, table_of
@@ -39,7 +40,7 @@ def test_methods_at_equal_accuracy() -> None:
     rows = [run(0, 0.95, 0.8), run(0, 0.97, 0.8, 1), run(1, 0.955, 0.4), run(1, 0.955, 0.5, 1)]
     (front,) = fronts(table(*rows), axes=Axes(X["energy"]))
     equal, _ = equal_accuracy(front)
-    *_, last = family(front, equal).equal
+    *_, last = family(front, PublishedHardware(), equal).equal
     assert [line for line in markdown(last).splitlines() if "EAT" in line] == [
         "| EAT | λ 1 | 2 | 0.9550 | 0.9550 | -0.50 | 450.00 | 0.500–0.625 | 43.8 |"
     ]

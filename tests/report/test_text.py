@@ -67,7 +67,7 @@ def test_fewer_columns_and_never_half_a_number(monkeypatch: pytest.MonkeyPatch, 
         assert accuracy in text
     assert max(map(cell_len, text.splitlines())) <= width
     left_out = re.search(r"not shown: ([^(]*) \(see pareto.csv\)", " ".join(text.split()))
-    assert (left_out is None) == (width >= 132)
+    assert (left_out is None) == (width >= 160)
 
 
 RANGES = re.compile(r"-?\d+\.\d+(–\d+\.\d+| \[-?\d+\.\d+, -?\d+\.\d+\])?")

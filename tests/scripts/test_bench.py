@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,9 @@ from torch.nn import functional as F
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench import baselines, figures, gpu, table  # noqa: E402
-from bench.passes import data, metered, random_images  # noqa: E402
-from bench.sizes import TINY, Network  # noqa: E402
-from bench.training import LAMBDA, SIGMA, observer_of, peak_bytes, step_of  # noqa: E402
+from bench import baselines, engine, sections, table  # noqa: E402
+from bench.engine import TINY, Network  # noqa: E402
+from bench.sections import LAMBDA, SECTIONS, SIGMA, metered, observer_of, peak_bytes, random_images, step_of  # noqa: E402
 from eat_runner.config import DatasetConfig  # noqa: E402
 from eat_runner.data.batches import training_batches  # noqa: E402
 
@@ -127,7 +127,7 @@ def test_the_minimal_loop_is_plain_steps_over_consecutive_batches():
 
 def test_interleaved_calls_every_variant_equally_often_and_in_changing_order():
     calls = []
-    seconds = figures.interleaved({k: lambda k=k: calls.append(k) for k in "abc"}, rounds=20, calls=2)
+    seconds = engine.interleaved({k: lambda k=k: calls.append(k) for k in "abc"}, rounds=20, calls=2)
     assert calls[:3] == ["a", "b", "c"]  # to warm up
     rounds = ["".join(calls[i : i + 6]) for i in range(3, len(calls), 6)]
     assert len(rounds) == 20
@@ -137,48 +137,85 @@ def test_interleaved_calls_every_variant_equally_often_and_in_changing_order():
     assert {k: len(v) for k, v in seconds.items()} == dict.fromkeys("abc", 20)
 
 
+def test_the_mean_of_steps_one_of_which_is_special():
+    samples = {"step": np.array([1.0, 2.0]), "with masks": np.array([11.0, 2.0])}
+    assert engine.mean_of(samples, "step", "with masks", 10).tolist() == [2.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("values", "bound", "goal", "stretch", "verdict"),
     [
-        ([1.06, 1.0, 1.2], figures.AT_MOST, 1.07, 1.05, "met"),
-        ([1.04, 1.0, 1.2], figures.AT_MOST, 1.07, 1.05, "stretch"),
-        ([1.08], figures.AT_MOST, 1.07, None, "missed"),
-        ([5.0], figures.AT_LEAST, 5, None, "met"),
-        ([4.9], figures.AT_LEAST, 5, None, "missed"),
-        ([4.9], figures.AT_MOST, None, None, ""),
+        ([1.06, 1.0, 1.2], "at most", "1.07", "1.05", "met"),
+        ([1.04, 1.0, 1.2], "at most", "1.07", "1.05", "stretch"),
+        ([1.08], "at most", "1.07", "", "missed"),
+        ([5.0], "at least", "5", "", "met"),
+        ([4.9], "at least", "5", "", "missed"),
+        ([4.9], "", "", "", ""),
     ],
 )
 def test_verdict(values, bound, goal, stretch, verdict):
-    assert figures.figure("f", "n", values, goal, stretch, bound).verdict == verdict
+    row = {"of": "x", "per": "", "bound": bound, "goal": goal, "stretch_goal": stretch, "unit": "ratio"}
+    assert table.verdict(table.figure(row, {"x": np.array(values)})) == verdict
+
+
+def test_a_figure_is_the_median_of_ratios_beside_the_goal_of_its_network():
+    samples = {"leaf_modules": np.array([1.0, 6.0, 3.0]), "plain": np.array([1.0, 2.0, 2.0])}
+    of_networks = [table.figures("training", samples, TINY, str(n), i) for i, n in enumerate(TINY.networks)]
+    [first], [second] = of_networks  # of all rows of the section, the one whose samples there are
+    assert first["figure"] == "training step, penalty on all leaf modules / plain step (a)"
+    assert (first["median"], first["min"], first["max"], first["repetitions"]) == (1.5, 1.0, 3.0, 3)
+    assert [(row["network"], row["goal"]) for row in (first, second)] == [
+        ("resnet18 width 2", 1.20),
+        ("vgg11 width 2", 1.08),
+    ]
+
+
+def test_every_row_has_a_section_and_every_goal_a_bound():
+    assert {row["section"] for row in table.ROWS} == set(SECTIONS)
+    for row in table.ROWS:
+        assert bool(row["goal"]) == (row["bound"] in {"at most", "at least"})
 
 
 def test_a_table_that_is_written_and_read_again(tmp_path):
-    rows = [figures.figure("a, b", "", [1.23456, 3.0], 2), figures.figure("c", "net", 123456.0, unit="s")]
-    table.write(tmp_path / "a.csv", rows)
-    assert (tmp_path / "a.csv").read_text().splitlines()[1:] == [
-        '"a, b",,at most,2,,2.117,1.235,3,2,ratio',
-        "c,net,,,,1.235e+05,1.235e+05,1.235e+05,1,s",
-    ]
-    assert table.markdown(table.read(tmp_path / "a.csv")).splitlines()[2:] == [
+    (tmp_path / "a.csv").write_text(
+        "figure,network,bound,goal,stretch_goal,median,min,max,repetitions,unit\n"
+        '"a, b",,at most,2,,2.117,1.235,3,2,ratio\n'
+        "c,net,,,,1.235e+05,1.235e+05,1.235e+05,1,s\n"
+    )
+    read = table.read(tmp_path / "a.csv")
+    assert table.as_markdown(read).splitlines()[2:] == [
         "| a, b |  | at most 2 | 2.117 | 1.235 to 3.000 | 2 | ratio | missed |",
         "| c | net |  | 123,500 |  | 1 | s |  |",
     ]
+    assert table.shown(read).splitlines()[1] == (
+        "a, b             at most 2  2.117    1.235 to 3.000       2  ratio  missed"
+    )
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_peak_memory_grows_with_the_batch():
-    small, large = (peak_bytes(RESNET, "", replace(TINY, image_size=32, batch=n), keep_freed=False) for n in (2, 128))
+    small, large = (
+        engine.fresh(partial(peak_bytes, scope="plain"), RESNET, replace(TINY, image_size=32, batch=n))["bytes"][0]
+        for n in (2, 128)
+    )
     assert large > small + 100 * 2 * 32 * 32 * 4  # the first layer's output alone, with room for noise
 
 
+def samples_of(section):
+    """Names that its rows are made of."""
+    return {row[key] for row in table.ROWS if row["section"] == section for key in ("of", "per")} - {""}
+
+
 def test_the_data_section_runs():
-    assert [row.bound for row in data(TINY)] == [figures.AT_LEAST, "", figures.AT_LEAST, ""]
+    assert samples_of("data") <= set(sections.data(engine.NO_NETWORK, TINY))
 
 
 @pytest.mark.long
 def test_the_gpu_section_runs_on_the_cpu():
-    found = gpu.gpu(TINY, device="cpu")
-    assert {row.unit for row in found} == {"images/s", "ratio", "s"}  # no share of a peak that is unknown
+    found = set(sections.gpu_steps(RESNET, TINY, device="cpu"))
+    unknown = {name for name in samples_of("gpu") if name.startswith("peak")}  # no share of a peak that is unknown
+    assert samples_of("gpu") - unknown <= found
+    assert not unknown & found
 
 
 def bench(*arguments):
@@ -191,17 +228,22 @@ def bench(*arguments):
 
 
 def test_command_line(tmp_path):
-    done = bench("--tiny", "--output", str(tmp_path), "training", "evaluation")
+    done = bench("--tiny", "--output", str(tmp_path), "training", "methods", "evaluation")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "training.csv").open() as file:
         rows = list(csv.DictReader(file))
     goals = {(row["figure"], row["network"]): row["goal"] for row in rows if row["goal"]}
     assert goals["training step, penalty on activation outputs / plain step (a)", "vgg11 width 2"] == "1.07"
     assert all(float(row["min"]) <= float(row["median"]) <= float(row["max"]) for row in rows)
-    with (tmp_path / "evaluation.csv").open() as file:
-        rows += csv.DictReader(file)
+    for name in ("methods", "evaluation"):
+        with (tmp_path / f"{name}.csv").open() as file:
+            rows += csv.DictReader(file)
     table = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
     assert [[cells[0], cells[1]] for cells in table] == [[row["figure"], row["network"]] for row in rows]
+    assert [row["goal"] for row in rows if "weighting=energy" in row["figure"] or "look" in row["figure"]] == [
+        "1.05",
+        "0.02",
+    ]
     assert [cells[2] for cells in table if "/ plain step" in cells[0]][:2] == ["at most 1.07", "at most 1.2"]
     facts = (tmp_path / "machine.json").read_text()
     assert '"command": "PYTHONPATH=scripts python -m bench --tiny' in facts
@@ -212,7 +254,7 @@ def test_command_line(tmp_path):
 
 @pytest.mark.long
 def test_the_slow_sections_run():
-    done = bench("--tiny", "memory", "threads", "compiled", "help", "report", "whole")
+    done = bench("--tiny", "memory", "compiled", "help", "report", "whole")
     assert done.returncode == 0, done.stderr
     for figure in (
         "compiled step with the penalty",

@@ -328,7 +328,7 @@ def test_the_ablation_has_a_row_a_setting_and_the_baseline_no_sigma(tmp_path: Pa
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex (Debian: texlive-latex-base)")
 def test_latex_compiles_and_fits_the_line(tmp_path: Path) -> None:
-    keys = report.TABLE1_KEYS, report.TABLE2_KEYS, report.CHOICES_KEYS, report.ACCOUNTING_KEYS
+    keys = [report.KEYS[stem] for stem in ("table1", "table2", "choices", "accounting")]
     every = "".join(map(chr, ESCAPES))
     row = {"dataset": every, "note": every, "hardware": "a long name " * 5, "st_ratio": 0.5, "st_ratio_std": 0.1}
     tables_ = [latex(report.as_table([row] * 3, columns), f"50 % {every}", [every]) for columns in keys]
@@ -442,7 +442,7 @@ def test_a_full_plan_counts_by_its_finished_runs(tmp_path: Path) -> None:
     runs = sorted((tmp_path / "full" / RUNS).iterdir())
     for run in runs:
         (run / "record.json").unlink()
-    page = report._Page(tmp_path / "slim", full.__class__("slim", {}, {}, ""))
+    page = report.PaperPage(tmp_path / "slim", full.__class__("slim", {}, {}, ""))
     assert page.full_scale(TABLE1) == " Scale full, the paper's protocol, was not run here."
     write_run(runs[0].parent, config(0, 0, "gtsrb"))
     assert page.full_scale(TABLE1) == " Of scale full, the paper's protocol, 1 of 2 runs are done."
@@ -549,7 +549,9 @@ def test_a_damaged_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Capt
     assert reproduce.exit_code([unfinished], tmp_path / "slim") == 75
     (tmp_path / "slim").rename(tmp_path / "full")
     handmade(tmp_path / "slim")
-    assert " 7 of 8 runs are done." in report._Page(tmp_path / "slim", read_plan(tmp_path / "slim")).full_scale(TABLE1)
+    assert " 7 of 8 runs are done." in report.PaperPage(tmp_path / "slim", read_plan(tmp_path / "slim")).full_scale(
+        TABLE1
+    )
     assert reproduce.command(["--report-only", "--results", str(tmp_path)]) == 1  # of the scale that has a plan: full
     assert (tmp_path / "full" / "README.md").exists()
     assert not (tmp_path / "slim" / "README.md").exists()
@@ -587,7 +589,7 @@ def test_the_full_scale_is_in_bf16_on_a_gpu(
 ) -> None:
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 1.0)])
     cell = Cell("demo", kind, "digits", "GTSRB", "ResNet18")
-    job = Job(cell, ("experiment=demo", "model.width=2"), tmp_path / "data")
+    job = Job(cell, ("experiment=gtsrb_slim", "dataset=digits", "model.width=2"), tmp_path / "data")
     planned = reproduce.plan_cell(job, SCALES[scale], tmp_path, gpu, download=False)
     assert {config.trainer.precision for config in planned.configs.values()} == {precision}
     assert len(planned.todo) == planned.seconds == 10
@@ -607,7 +609,7 @@ def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
 
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
-    overrides = ("experiment=demo", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1")
+    overrides = ("experiment=gtsrb_slim", "dataset=digits", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1")
     cells = [Cell(f"seed {seed}", TABLE1, "digits", "GTSRB", "ResNet18") for seed in (0, 1, 1)]  # two are the same
     todo = [Job(cell, (*overrides, f"seed={cell.experiment[-1]}"), tmp_path / "data") for cell in cells]
     reproduce.run_all(reproduce.plan_all(todo, SCALES["smoke"], tmp_path, False, False), tmp_path)
@@ -618,8 +620,10 @@ def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
 def test_runs_that_another_cell_makes_are_not_estimated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "plan", lambda configs: [experiment.PlannedRun("", tmp_path, "missing", 3.0)])
     cell = Cell("demo", CHOICES, "digits", "GTSRB", "ResNet18")
-    job = Job(cell, ("experiment=demo", "model.width=2", "lambda=0,1", "seed=0"), tmp_path / "data")
-    more = Job(replace(cell, experiment="more"), (*job.overrides[:2], "lambda=0,1,2", "seed=0"), job.data_dir)
+    job = Job(
+        cell, ("experiment=gtsrb_slim", "dataset=digits", "model.width=2", "lambda=0,1", "seed=0"), tmp_path / "data"
+    )
+    more = Job(replace(cell, experiment="more"), (*job.overrides[:3], "lambda=0,1,2", "seed=0"), job.data_dir)
     planned = reproduce.plan_all([job, more], SCALES["smoke"], tmp_path, False, False)
     assert [one.seconds for one in planned] == [6.0, 3.0]
     assert reproduce.summary(planned).startswith("3 runs, 0 done, 3 to do, about 9 s")

@@ -140,13 +140,13 @@ def traceback(run: Path) -> None:
 CHANGES: dict[Callable[[Path], None], str] = {
     changed_weights: "model.safetensors: byte 150 of 200, after of 200",
     shorter_weights: "model.safetensors: byte 150 of 200, after of 150",
-    changed_history: "history.csv: lr [1] 0.05 → 0.1",
-    longer_history: "history.csv: epoch 2 values, after 3 and 1 more",
-    changed_counts: "layers.csv: macs [0] 36864 → 641 and 1 more",
+    changed_history: "history.csv: lr 1 '0.05' → '0.1'",
+    longer_history: "history.csv: epoch 2 nothing → '3' and 1 more",
+    changed_counts: "layers.csv: macs 0 '36864' → '641' and 1 more",
     counts_in_other_words: "batches.csv: byte 0 of 19, after of 19",
     changed_energy: "record.json: energy published test ratio 0.5 → 0.5000000000000001",
-    other_type: "record.json: messages ['grey images are repeated'] → grey",
-    other_key: "record.json: only before messages, only after remarks",
+    other_type: "record.json: messages nothing → 'grey' and 1 more",
+    other_key: "record.json: messages 0 'grey images are repeated' → nothing and 1 more",
     no_counts: "batches.csv: only before",
     traceback: "traceback.txt: only after",
 }
@@ -173,10 +173,10 @@ def test_a_renamed_column_is_the_same_only_if_it_is_known(before: Path, after: P
     assert all_differences(before, after) == {}
     summary.write_text(text.replace("normalisation", "weighting").replace("layer_mean", "elements"))
     assert all_differences(before, after) == {
-        "results/sweep": ["summary.csv: weighting [0] layer_mean → elements"],
+        "results/sweep": ["summary.csv: weighting 0 'layer_mean' → 'elements'"],
     }
     summary.write_text(text.replace("accuracy", "score"))
-    assert all_differences(before, after) == {"results/sweep": ["summary.csv: only before accuracy, only after score"]}
+    assert all_differences(before, after) == {"results/sweep": ["summary.csv: accuracy 0 '0.875' → nothing and 1 more"]}
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import pandas as pd
 from eat_runner.analysis.columns import AGAINST_REFERENCE, COLUMNS
 from eat_runner.analysis.methods import NARROW, STANDARD
 from eat_runner.analysis.rows import Common
-from eat_runner.config.groups import method_groups
+from eat_runner.config.groups import GROUPS, method_groups
 from eat_runner.config.identity import BUDGETS, digest
 from eat_runner.config.method import NONE
 from eat_runner.errors import printable
@@ -20,6 +20,7 @@ NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 DESCRIBING = [column.key for column in COLUMNS if column.describes]
 # columns that tell settings apart in their names, beside lambda and knobs
 NAMING = ("sigma", "schedule", "penalty", "scope", "weighting", "trained_for")
+HOW_MUCH = "pruning.density"
 PRICES = "hardware."  # knobs of the hardware that a run was trained for
 MEASURES = [column.key for column in (*COLUMNS, *AGAINST_REFERENCE) if column.measure]
 
@@ -82,17 +83,21 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 def setting_names(table: pd.DataFrame) -> pd.Series:
     """A short name for each setting: its lambda, and whatever else, beside its network, differs among the settings that
-    are no standard training."""
+    are no standard training. A value that is as usual is told only where its method's settings differ in it."""
     trained = table[~table["is_baseline"]]
     differing = [key for key in [*NAMING, *knobs_of(table)] if _differs(trained, key)]
     if "trained_for" in differing:  # the file's name stands for its prices
         differing = [key for key in differing if not key.startswith(PRICES)]
+    within = {
+        method: {key for key in differing if _differs(settings, key)} for method, settings in trained.groupby("method")
+    }
     names: list[str] = []
     for setting in table.to_dict("records"):
         methods = [f"{key} {setting[key]}" for key in method_groups() if isinstance(setting.get(key), str)]
         name = methods if methods and not setting["lambda"] else [f"λ {setting['lambda']:g}", *methods]
         if not setting["is_baseline"]:
             told = [key for key in differing if key not in method_groups() and _says_something(setting[key])]
+            told = [key for key in told if key in within[setting["method"]] or not _is_usual(key, setting[key])]
             name += [_told(key, setting[key]) for key in told]
         names.append(", ".join(name))
     return pd.Series(names, table.index, dtype="object")
@@ -116,8 +121,8 @@ def line_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
 
 
 def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
-    """What tells a setting from the others of its line (column ``line``): network, lambda, knobs. A number is told as
-    soon as it varies among all settings, a text where the line has several of it."""
+    """What tells a setting from the others of its line (column ``line``): network, lambda, knobs. A number that is not
+    as usual is told as soon as it varies among all settings, all else where the line has several of it."""
     networks = set(table["network"] if reference is None else table.loc[[reference], "network"])
     network = networks.pop() if len(networks) == 1 else ""  # that goes without saying
     keys = [key for key in (*NAMING, *knobs_of(table)) if key not in method_groups() and not key.startswith(PRICES)]
@@ -125,7 +130,8 @@ def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
     for _, line in table.groupby("line"):
         several = {key for key in keys if _differs(line, key)}
         for setting_id, setting in zip(line.index, line.to_dict("records"), strict=True):
-            told = [key for key in keys if key in several or (key not in NAMING and _is_number(setting[key]))]
+            numbers = {key for key in keys if key not in NAMING and _is_number(setting[key])}
+            told = [key for key in keys if key in several or (key in numbers and not _is_usual(key, setting[key]))]
             names[setting_id] = _point_name(setting, network, told)
     return pd.Series(names, dtype="object").reindex(table.index)
 
@@ -136,6 +142,15 @@ def _point_name(setting: Mapping[str, Any], network: str, keys: Iterable[str]) -
     told += [f"λ {setting['lambda']:g}"] if setting["lambda"] else []
     told += [_told(key, setting[key]) for key in keys if _says_something(setting[key])]
     return ", ".join(told) or setting["line"]
+
+
+def _is_usual(key: str, value: Any) -> bool:
+    """Whether it is what a knob has where nobody sets it; how much is pruned is always worth telling."""
+    group, _, name = key.partition(".")
+    if not name or group not in GROUPS or key == HOW_MUCH:
+        return False
+    defaults = [getattr(schema(), name, None) for schema in GROUPS[group].schemas.values()]
+    return value in defaults
 
 
 def _is_number(value: Any) -> bool:

@@ -1,10 +1,13 @@
 """The text of ``eat-run --help``."""
 
+from textwrap import wrap
+
 from eat_runner.config.groups import DEFAULT, GROUPS
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import default_methods, default_others
 
+WIDTH = 120
 # groups whose files set values of all the others
 COMBINATIONS = {"recipe": "what is done to lower energy, by name", "experiment": "all of these together"}
 
@@ -44,4 +47,5 @@ def help_text() -> str:
     """The whole text. Hydra's own help would compose a configuration and scan for plugins first."""
     abouts = {name: group.about for name, group in GROUPS.items()} | COMBINATIONS
     lines = [f"  {name:11} {about}: {', '.join(choices(name))}" for name, about in abouts.items() if choices(name)]
+    lines = [wrapped for line in lines for wrapped in wrap(line, WIDTH, subsequent_indent=" " * 14)]
     return TEXT.format(groups="\n".join(lines))

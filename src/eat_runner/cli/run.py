@@ -102,10 +102,15 @@ def collate(configs: list[ExperimentConfig]) -> bool:
         return True
     from eat_runner import report
 
-    reports = {(Path(c.results_dir) / c.name, c.hardware.name, c.selection): c for c in configs}
+    reports: dict[tuple[Path, str, str], list[ExperimentConfig]] = {}
+    for config in configs:
+        folder = Path(config.results_dir) / config.name
+        reports.setdefault((folder, config.hardware.name, config.selection), []).append(config)
     try:
-        for (folder, _, selection), config in reports.items():
-            written = report.write_report(folder, config.hardware, selection)
+        for (folder, _, selection), ours in reports.items():
+            hardware, by = ours[0].hardware, "dataset" if _several_methods(ours) else "family"
+            axes = report.choose_axes(hardware, by)
+            written = report.write_report(folder, hardware, selection, by=by, axes=axes)
             with suppress(OSError):  # who reads our output has gone, which takes nothing from the runs
                 report.show(written)
     except (UserError, OSError) as error:
@@ -114,19 +119,23 @@ def collate(configs: list[ExperimentConfig]) -> bool:
     return True
 
 
+def _several_methods(configs: list[ExperimentConfig]) -> bool:
+    """Whether there is more than lambda to compare: methods, or networks. Then all of them share a front."""
+    networks = {(config.model.name, config.model.arch, config.model.width) for config in configs}
+    return len(networks) > 1 or any(config.chosen_methods for config in configs)
+
+
 def print_plan(runs: "list[PlannedRun]") -> None:
     """A line a run, and what is left to do."""
+    from eat_runner.progress import duration  # rich takes a while, and --help need not wait for it
+
     width = max(len(run.run_id) for run in runs)
     todo = [run for run in runs if run.status not in FINAL]
     for run in runs:
-        left = run.reason or (_duration(run.seconds) if run in todo else "")
+        left = run.reason or (duration(run.seconds) if run in todo else "")
         print(f"{run.run_id:{width}}  {run.status:11}  {left:7}  {run.budget}".rstrip())
-    time = f", about {_duration(sum(run.seconds for run in todo))}" if todo else ""
+    time = f", about {duration(sum(run.seconds for run in todo))}" if todo else ""
     print(f"{len(runs)} runs: {len(runs) - len(todo)} done, {len(todo)} to do{time}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 if __name__ == "__main__":

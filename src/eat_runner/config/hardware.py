@@ -28,7 +28,6 @@ class HardwareConfig(Protocol):
     with (batch_size None: with any). relative: its prices are relative to one multiply-accumulate, so only ratios mean
     something. ranges: by key of a price, [low, high], what its source says it may be (``corners``); they determine no
     result.
-    skips_zeros: whether a zero among the activations can save anything.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -46,7 +45,10 @@ class HardwareConfig(Protocol):
     @property
     def relative(self) -> bool: ...
     @property
-    def skips_zeros(self) -> bool: ...
+    def skips_zeros(self) -> bool:
+        """Whether a zero costs less than another value: if not, there are no marginal prices to train with."""
+        ...
+
     @property
     def note(self) -> str: ...
     @property

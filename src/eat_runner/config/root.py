@@ -123,6 +123,11 @@ class ExperimentConfig:
                 )
         for bits in sorted(self.widths):
             hardware.check_bits(bits)
+        if self.is_penalised and self.penalty.reads_hardware and not hardware.skips_zeros:
+            raise UserError(
+                f"penalty.weighting={self.penalty.weighting} weights by what a zero saves, and "
+                f"hardware={hardware.name} saves nothing for zeros: choose another weighting or other hardware"
+            )
 
     def _check_budget(self) -> None:
         """What cannot be a budget. Whether it can be met is known once the network is there (run/build.py)."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ from eat_runner.config.logger import LoggerConfig
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig, default_lambda, default_others
+from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError, one_line
 
 HYDRA_VERSION_BASE = "1.3"
@@ -147,6 +149,28 @@ def register() -> None:
     for group, name in _unwritten().items():
         store.store(group=group, name=name, node=next(iter(GROUPS[group].schemas.values())))
     store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
+
+
+def with_hardware_files(arguments: Sequence[str]) -> list[str]:
+    """The command line with a name in place of each file in ``hardware=my_chip.yaml``, under which Hydra finds what it
+    holds. UserError where one is no hardware file."""
+    return [_with_hardware_files(argument) for argument in arguments]
+
+
+def _with_hardware_files(argument: str) -> str:
+    key, equals, values = argument.partition("=")
+    if key != "hardware" or not equals:
+        return argument
+    return f"{key}={','.join(map(_hardware_choice, values.split(',')))}"
+
+
+def _hardware_choice(value: str) -> str:
+    path = Path(value.strip("'\""))
+    if path.suffix not in {".yaml", ".yml"}:
+        return value
+    name = f"{path.stem}_file" if path.stem in choices("hardware") else path.stem
+    ConfigStore.instance().store(group="hardware", name=name, node=load_hardware(str(path)))
+    return name
 
 
 @contextmanager

@@ -18,7 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.cli.errors import tell
 from eat_runner.cli.hydra.callbacks import BeforeJobs, Refused
-from eat_runner.cli.hydra.compose import CONFIG_NAME, HYDRA_VERSION_BASE, no_foreign_code, register, to_experiment
+from eat_runner.cli.hydra.compose import (
+    CONFIG_NAME,
+    HYDRA_VERSION_BASE,
+    no_foreign_code,
+    register,
+    to_experiment,
+    with_hardware_files,
+)
 from eat_runner.cli.hydra.errors import explain
 from eat_runner.cli.jobs import PROGRAM, run_job
 from eat_runner.config.paths import conf_dir
@@ -33,7 +40,7 @@ def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]
     register()
     BeforeJobs.accept = staticmethod(accept)
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
-    with _arguments(arguments), _errors_from_hydra(), no_foreign_code():
+    with _arguments(with_hardware_files(arguments)), _errors_from_hydra(), no_foreign_code():
         run()
 
 
