@@ -22,6 +22,10 @@ GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, 
 FINITE_0 = "is out of range: it must be a finite number >= 0"
 ABOVE_0 = "is out of range: it must be a finite number > 0"
 
+LAMBDA_TOO = (
+    "beside a method lambda is 0 where nobody gives it, and then penalty and schedule mean nothing: write "
+    "lambda=VALUE, too, or leave them out"
+)
 # command line -> what stands behind "eat-run: error: "
 BAD: dict[str, str] = {
     # names
@@ -193,8 +197,17 @@ BAD: dict[str, str] = {
     "budget=0.2 budget_uj=3 pruning=energy": "budget=0.2 and budget_uj=3 say the same: leave one out",
     "budget_uj=3 pruning=energy hardware=eyeriss_65nm": "budget_uj=3 needs prices in joules, those of "
     "hardware=eyeriss_65nm are relative: use budget, a share of the dense energy",
-    "budget=0.2 lambda=0": "a budget needs what lowers energy: choose pruning=energy, another method, or a "
-    "penalty with lambda above 0",
+    "budget=0.2 lambda=0": "a budget needs what works towards it: choose pruning=energy, or schedule.target with a "
+    "penalty",
+    "budget=0.2 lambda=1": "a budget needs what works towards it: choose pruning=energy, or schedule.target with a "
+    "penalty",
+    "budget=0.2 bits=8 hardware=fused_45nm_int8": "a budget needs what works towards it: choose pruning=energy, or "
+    "schedule.target with a penalty",
+    "schedule=linear schedule.target=0.3": "schedule=linear and schedule.target=0.3 both move lambda: use "
+    "schedule=constant",
+    "pruning=energy schedule.target=0.3": LAMBDA_TOO,
+    "pruning=energy penalty=l1": LAMBDA_TOO,
+    "pruning=energy penalty.weighting=energy": LAMBDA_TOO,
     "budget=0.2 pruning=energy pruning.density=0.1": "pruning.density=0.1 and a budget both say how much is left: "
     "leave one of them out",
     "budget=0.2 pruning=magnitude pruning.structure=2:4": "a budget does not fit pruning.structure=2:4, which leaves "

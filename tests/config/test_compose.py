@@ -53,7 +53,8 @@ def test_a_price_list_is_the_same_through_hydra_and_from_its_file(name: str) -> 
 
 def test_a_hardware_file_of_ones_own_is_chosen_by_its_path(tmp_path: Path) -> None:
     """Also one that is called as a built-in one, and in a sweep."""
-    files = [tmp_path / "my_chip.yaml", tmp_path / "fused_45nm.yaml"]
+    files = [tmp_path / "fused_45nm.yaml", tmp_path / "there" / "fused_45nm.yaml"]
+    files[1].parent.mkdir()
     text = (conf_dir() / "hardware" / "fused_45nm.yaml").read_text()
     for price, file in enumerate(files, start=7):
         file.write_text(

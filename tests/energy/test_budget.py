@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eat_runner.config import MeterConfig
-from eat_runner.energy.budget import Budget, dense_pj, energy_pj, least, with_weights
+from eat_runner.energy.budget import Budget, dense_pj, energy_pj, least, with_activations, with_weights
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
@@ -95,3 +95,28 @@ def test_a_layer_without_weights_makes_no_products():
     assert (row.weight_nonzeros, row.macs_both_nonzero) == (0, 0)
     again = with_weights(replace(counts, layers=[row]), {"3": 4}).layers
     assert [row.macs_both_nonzero for row in again] == [0]
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_counts_without_channels_are_those_of_a_network_without_them(name: str):
+    """Half of the first layer's channels give nothing, and nothing reads them."""
+    hardware, model = load_hardware(name), network()
+    before = counts_of(model)
+    fired = {row.name: row.output_nonzeros for row in before.layers}
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[1].weight, model[1].bias):
+            tensor[:4] = 0
+        model[3].weight[:, :4] = 0
+    after = counts_of(model)
+    parts = {row.call: row.output_nonzeros / fired[row.name] for row in after.layers if row.name in {"0", "1", "2"}}
+    said = with_activations(before, parts)
+    said = with_weights(said, {"0": model[0].weight[4:].numel(), "3": model[3].weight[:, 4:].numel()})
+    for real, row in zip(after.layers[:3], said.layers[:3], strict=True):
+        assert row.output_nonzeros == pytest.approx(real.output_nonzeros, abs=1)
+        assert row.input_nonzeros == pytest.approx(real.input_nonzeros, abs=1)
+    assert said.layers[3].input_nonzeros == pytest.approx(after.layers[3].input_nonzeros, abs=1)
+    assert said.layers[3].macs_input_nonzero == pytest.approx(after.layers[3].macs_input_nonzero, rel=0.1)
+    assert said.layers[3].macs_both_nonzero == pytest.approx(after.layers[3].macs_both_nonzero, rel=0.1)
+    # batch norm's own zeros are not among them, and the layers behind see other activations
+    assert energy_pj(said, hardware) == pytest.approx(energy_pj(after, hardware), rel=0.08)
+    assert energy_pj(said, hardware) < energy_pj(before, hardware)

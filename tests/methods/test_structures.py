@@ -234,6 +234,43 @@ def test_what_cannot_be_met_is_refused_before_anything_is_written(channels):
     assert not Path(config.results_dir).exists()
 
 
+def test_masks_wait_where_the_activations_alone_cost_more_than_the_budget(channels):
+    """The published simulator charges weights once a batch: half of the dense energy is out of their reach."""
+    config = replace(budgeted(channels, 0.5, name="energy"), hardware=load_hardware("published"), lambda_=0.5)
+    record = run.run(config)
+    assert (record.status, record.reason) == ("finished", "")
+    assert record.budget is not None
+    assert not record.budget["met"]
+    assert all(masked == 0 for masked, _ in record.changes[0]["masked"].values())
+
+
+def test_a_budget_above_the_dense_energy_is_refused(channels):
+    config = replace(budgeted(channels, None, name="energy"), budget_uj=1000.0)
+    with pytest.raises(UserError, match=r"^budget_uj=1000 is more than the [0-9.]+ uJ that the network needs"):
+        run.run(config)
+
+
+@pytest.mark.parametrize("structure", ["element", "channel"])
+def test_a_child_keeps_the_zeros_of_its_parent(structure, channels):
+    settings = replace(channels.methods["pruning"], structure=structure, density=0.3)
+    parent = folder_of(channels, run.run(replace(channels, methods={"pruning": settings})))
+    record = run.run(replace(channels, methods={}, init=str(parent.path)))
+    before, after = load_file(parent.weights), load_file(folder_of(channels, record).weights)
+    names = [name for name, weight in before.items() if weight.dim() > 1]
+    assert any(bool((before[name] == 0).any()) for name in names)
+    assert all(bool((after[name][before[name] == 0] == 0).all()) for name in names)
+    assert any(not torch.equal(before[name], after[name]) for name in names)
+
+
+def test_a_budget_of_a_child_is_of_the_network_before_any_method(channels):
+    whole = run.locate_and_build(budgeted(channels, 0.3, name="energy")).budget
+    parent = folder_of(channels, run.run(channels))
+    child = run.locate_and_build(replace(budgeted(channels, 0.3, name="energy"), init=str(parent.path))).budget
+    assert whole is not None
+    assert child is not None
+    assert child.dense_pj == pytest.approx(whole.dense_pj)
+
+
 def test_a_budget_and_its_prices_name_the_run(channels):
     config = budgeted(channels, 0.3, name="magnitude")
     others = [

@@ -102,10 +102,10 @@ def collate(configs: list[ExperimentConfig]) -> bool:
         return True
     from eat_runner import report
 
-    reports: dict[tuple[Path, str, str], list[ExperimentConfig]] = {}
+    reports: dict[tuple[Path, str, str], list[ExperimentConfig]] = {}  # by folder, prices, selection
     for config in configs:
         folder = Path(config.results_dir) / config.name
-        reports.setdefault((folder, config.hardware.name, config.selection), []).append(config)
+        reports.setdefault((folder, repr(config.hardware), config.selection), []).append(config)
     try:
         for (folder, _, selection), ours in reports.items():
             hardware, by = ours[0].hardware, "dataset" if _several_methods(ours) else "family"

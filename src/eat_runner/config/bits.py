@@ -1,6 +1,7 @@
 """The config group ``bits``: how wide the integers are that the trained network computes with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from eat_runner.config.checks import between, one_of
 from eat_runner.config.method import NONE, MethodConfig
@@ -34,6 +35,9 @@ class BitsConfig(MethodConfig):
     @property
     def widths(self) -> frozenset[int]:
         return frozenset({self.width, self.end_width})
+
+    def settled(self, has_budget: bool) -> Self:
+        return replace(self, first_last_8=True) if self.width >= WIDE else self
 
     def check(self) -> None:
         one_of("bits.name", self.name, [NONE, "8", "4"])

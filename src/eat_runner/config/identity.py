@@ -25,11 +25,12 @@ class Start:
     """What a network starts from: nothing (fresh weights), a file of weights, by its hash, or another run, its parent.
 
     A parent counts by its run id, so that a child's name is known before the parent is trained; the checksum of the
-    parent's weights stands in the child's record.
+    parent's weights stands in the child's record. widths: of the parent's integers, in bits, none of floats.
     """
 
     file_hash: str | None = None
     parent: str | None = None
+    widths: frozenset[int] = frozenset()
 
 
 FRESH = Start()
@@ -48,7 +49,7 @@ def determinants(config: ExperimentConfig, data_fingerprint: str, start: Start =
     chosen |= config.chosen_methods
     values = {name: _differing(schema, GROUPS[name].without_effect) for name, schema in chosen.items()}
     if config.reads_hardware:
-        values["hardware"] = _prices(config.hardware, config.widths)
+        values["hardware"] = _prices(config.hardware, config.widths | start.widths)
     values |= {key: limit for key in BUDGETS if (limit := getattr(config, key)) is not None}
     values |= {"lambda": config.lambda_, "seed": config.seed, "data": data_fingerprint}
     if start.parent is not None:

@@ -106,6 +106,11 @@ class ExperimentConfig:
                 f"schedule.target={self.schedule.target:g} is a density, and penalty={self.penalty.name} counts none: "
                 "use penalty=l0"
             )
+        if self.schedule.target is not None and self.schedule.name != "constant":
+            raise UserError(
+                f"schedule={self.schedule.name} and schedule.target={self.schedule.target:g} both move lambda: use "
+                "schedule=constant"
+            )
         if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0\n"):
             raise UserError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'")
 
@@ -145,10 +150,10 @@ class ExperimentConfig:
                     f"budget_uj={self.budget_uj:g} needs prices in joules, those of hardware={self.hardware.name} are "
                     "relative: use budget, a share of the dense energy"
                 )
-        if self.is_baseline:
+        ascends = self.is_penalised and self.schedule.target is not None
+        if not ascends and not self.methods["pruning"].is_chosen:
             raise UserError(
-                "a budget needs what lowers energy: choose pruning=energy, another method, or a penalty with lambda "
-                "above 0"
+                "a budget needs what works towards it: choose pruning=energy, or schedule.target with a penalty"
             )
         for method in self.chosen_methods.values():
             method.check_under_budget()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.energy.counts import NETWORK_INPUT, Counts, LayerCounts
 from eat_runner.energy.rules import RULES
-from eat_runner.energy.rules.base import PJ_PER_UJ
+from eat_runner.energy.rules.base import PJ_PER_UJ, share
 
 
 def energy_pj(counts: Counts, hardware: HardwareConfig) -> float:
@@ -64,6 +64,37 @@ def with_weights(counts: Counts, nonzeros: Mapping[str, int]) -> Counts:
 def _with_weight(row: LayerCounts, nonzeros: int) -> LayerCounts:
     products = row.macs_both_nonzero * nonzeros // row.weight_nonzeros if row.weight_nonzeros else 0
     return replace(row, weight_nonzeros=nonzeros, macs_both_nonzero=products)
+
+
+def with_activations(counts: Counts, parts: Mapping[int, float]) -> Counts:
+    """What the counts would be if of the non-zeros in the outputs of these calls these parts were left. What the
+    readers multiply shrinks with the weights that read them (``with_weights``)."""
+    gone = {
+        row.call: round(row.output_nonzeros * (1.0 - parts[row.call])) for row in counts.layers if row.call in parts
+    }
+    layers: list[LayerCounts] = []
+    for row in counts.layers:
+        less = min(sum(gone.get(producer, 0) for producer in row.producers), row.input_nonzeros)
+        left = row.input_nonzeros - less
+        macs = row.macs_input_nonzero * left // row.input_nonzeros if row.input_nonzeros else 0
+        output = row.output_nonzeros - gone.get(row.call, 0)
+        layers.append(replace(row, input_nonzeros=left, macs_input_nonzero=macs, output_nonzeros=output))
+    before, after = ([row for row in rows if not row.functional] for rows in (counts.layers, layers))
+    inputs, outputs = (
+        share(sum(getattr(row, key) for row in after), sum(getattr(row, key) for row in before))
+        for key in ("input_nonzeros", "output_nonzeros")
+    )
+    batches = [
+        replace(
+            batch,
+            input_nonzeros=round(batch.input_nonzeros * inputs),
+            input_nonzeros_as_built=round(batch.input_nonzeros_as_built * inputs),
+            input_nonzeros_all=round(batch.input_nonzeros_all * inputs),
+            output_nonzeros=round(batch.output_nonzeros * outputs),
+        )
+        for batch in counts.batches
+    ]
+    return replace(counts, layers=layers, batches=batches)
 
 
 def least(counts: Counts, removable: Set[str]) -> Counts:

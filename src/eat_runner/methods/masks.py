@@ -5,11 +5,25 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eat_runner.config.pruning import PruningConfig
 
 GROUP, KEPT_OF_GROUP = 4, 2  # of structure 2:4
+
+
+class Held:
+    """The parameters that are exactly zero in a network, which stay it: its parent's pruning made them so."""
+
+    def __init__(self, model: nn.Module) -> None:
+        zeros = [(parameter, parameter.detach() != 0) for parameter in model.parameters()]
+        self.masks = [(parameter, mask) for parameter, mask in zeros if not bool(mask.all())]
+
+    def apply(self) -> None:
+        """After a step."""
+        with torch.no_grad():
+            for parameter, mask in self.masks:
+                parameter.mul_(mask.to(parameter.device))
 
 
 def share_at(config: PruningConfig, final: float, part: float) -> float:

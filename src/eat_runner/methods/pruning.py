@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.pruning import PruningConfig
-from eat_runner.energy.budget import Budget, with_weights
+from eat_runner.energy.budget import Budget, with_activations, with_weights
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
 from eat_runner.energy.rules import RULES
 from eat_runner.errors import UserError
@@ -34,6 +34,7 @@ class _Layer:
     module: nn.Conv2d | nn.Linear
     norm: tuple[str, nn.BatchNorm2d] | None
     readers: dict[str, nn.Conv2d | nn.Linear]
+    passed: tuple[int, ...] = ()
 
     @property
     def weight(self) -> Tensor:
@@ -81,6 +82,7 @@ class Pruning(Method):
         self.layers: list[_Layer] = []
         self.prices_pj: dict[str, float] = {}  # by layer, of one more non-zero weight; where weights are ranked by them
         self.counts: Counts | None = None  # of the last look, under a budget
+        self.looked_at: dict[str, int] = {}  # how many weights, or channels, each layer had then
 
     def on_build(self, model: nn.Module) -> None:
         self.model = model
@@ -127,17 +129,18 @@ class Pruning(Method):
             self._apply()
 
     def state(self) -> dict[str, Any]:
-        layers = [(layer.name, layer.norm and layer.norm[0], [*layer.readers]) for layer in self.layers]
-        counts = _plain(self.counts) if self.counts is not None else None
-        return {"masks": self.masks, "layers": layers, "prices_pj": self.prices_pj, "counts": counts}
+        layers = [(layer.name, layer.norm and layer.norm[0], [*layer.readers], layer.passed) for layer in self.layers]
+        state = {"masks": self.masks, "layers": layers, "prices_pj": self.prices_pj, "looked_at": self.looked_at}
+        return state | {"counts": _plain(self.counts) if self.counts is not None else None}
 
     def load_state(self, state: dict[str, Any]) -> None:
         modules: dict[str, Any] = dict(self.model.named_modules())
         self.masks = {name: mask.to(modules[name].weight.device) for name, mask in state["masks"].items()}
         self.layers = [
-            _Layer(name, modules[name], norm and (norm, modules[norm]), {reader: modules[reader] for reader in readers})
-            for name, norm, readers in state["layers"]
+            _Layer(name, modules[name], norm and (norm, modules[norm]), {r: modules[r] for r in readers}, passed)
+            for name, norm, readers, passed in state["layers"]
         ]
+        self.looked_at = state["looked_at"]
         self.prices_pj = state["prices_pj"]
         self.counts = _counts(state["counts"]) if state["counts"] else None
 
@@ -158,8 +161,8 @@ class Pruning(Method):
                 reader = rows[row.consumers[0]] if len(row.consumers) == 1 else None
                 behind = modules.get(reader.name) if reader is not None and reader.kind == Kind.BATCH_NORM else None
                 norm = (reader.name, behind) if reader is not None and isinstance(behind, nn.BatchNorm2d) else None
-                readers = self._readers(row, rows, modules) if self.by_channel else {}
-                found.setdefault(row.name, _Layer(row.name, module, norm, readers))
+                readers, passed = self._readers(row, rows, modules) if self.by_channel else ({}, ())
+                found.setdefault(row.name, _Layer(row.name, module, norm, readers, passed))
         layers = list(found.values())
         kept = layers[0 if self.settings.first_layer else 1 : None if self.settings.last_layer else -1]
         if not kept:
@@ -178,27 +181,29 @@ class Pruning(Method):
 
     def _readers(
         self, row: LayerCounts, rows: Mapping[int, LayerCounts], modules: Mapping[str, nn.Module]
-    ) -> dict[str, nn.Conv2d | nn.Linear]:
-        """The layers that read the row's channels, if all who do are layers whose inputs are these channels; else
-        none. Not of a layer with groups, or one that is called several times."""
+    ) -> tuple[dict[str, nn.Conv2d | nn.Linear], tuple[int, ...]]:
+        """The layers that read the row's channels, if all who do are layers whose inputs are these channels, and the
+        calls between, the row's own first; else none. Not of a layer with groups, or one that is called several
+        times."""
         calls = [other.name for other in rows.values()]
         readers: dict[str, nn.Conv2d | nn.Linear] = {}
-        waiting = [row]
+        waiting, passed = [row], list[int]()
         while waiting:
             made = waiting.pop()
+            passed.append(made.call)
             if not made.consumers or made.groups > 1 or calls.count(row.name) > 1:
-                return {}
+                return {}, ()
             for reader in (rows[call] for call in made.consumers):
                 module = modules.get(reader.name)
                 if reader.kind in PASSED and len(reader.producers) == 1:
                     if reader.kind == Kind.VIEW and reader.op not in VIEWS:
-                        return {}
+                        return {}, ()
                     waiting.append(reader)
                 elif isinstance(module, WEIGHTED) and reader.groups <= 1 and calls.count(reader.name) == 1:
                     readers[reader.name] = module
                 else:
-                    return {}
-        return readers
+                    return {}, ()
+        return readers, tuple(passed)
 
     # --- masks -----------------------------------------------------------------------------------------------------
 
@@ -216,10 +221,10 @@ class Pruning(Method):
     def _scores(self) -> list[Tensor]:
         scores = [self._score(layer) for layer in self.layers]
         for layer, score in zip(self.layers, scores, strict=True):
-            if self.by_channel:
-                score[score.argmax()] = torch.inf  # no layer loses all of its channels
             if layer.name in self.masks:
                 score[~self.masks[layer.name]] = -1.0  # what is gone stays gone
+            if self.by_channel:
+                score[score.argmax()] = torch.inf  # no layer loses all of its channels
         return scores
 
     def _score(self, layer: _Layer) -> Tensor:
@@ -265,6 +270,8 @@ class Pruning(Method):
         order = self._order(scores)
         if self._share(self._kept(scores, order, high)) <= share:
             low = high
+        elif self._share(self._kept(scores, order, low)) > share:
+            return alive  # no masks would do: the activations have to come first
         while high - low > 1:
             middle = (low + high) // 2
             if self._share(self._kept(scores, order, middle)) <= share:
@@ -294,15 +301,18 @@ class Pruning(Method):
         """What the network of the last look costs with so many weights, or channels, in each layer."""
         assert self.budget is not None
         assert self.counts is not None
-        parts = {layer.name: k / self._units(layer) for layer, k in zip(self.layers, kept, strict=True)}
-        left = {layer.name: parts[layer.name] * layer.weight.numel() for layer in self.layers}
+        there = {row.name: row.weight_nonzeros for row in self.counts.layers}
+        if not self.by_channel:  # what is zero already has the lowest scores
+            left = {layer.name: min(k, there[layer.name]) for layer, k in zip(self.layers, kept, strict=True)}
+            return self.budget.share_of(with_weights(self.counts, left))
+        parts = {layer.name: k / self.looked_at[layer.name] for layer, k in zip(self.layers, kept, strict=True)}
+        weights: dict[str, float] = {}
         for layer in self.layers:
-            for name, reader in layer.readers.items():
-                left[name] = left.get(name, reader.weight.numel()) * parts[layer.name]
-        return self.budget.share_of(with_weights(self.counts, {name: round(value) for name, value in left.items()}))
-
-    def _units(self, layer: _Layer) -> int:
-        return len(layer.weight) if self.by_channel else layer.weight.numel()
+            for name in (layer.name, *layer.readers):
+                weights[name] = weights.get(name, there[name]) * parts[layer.name]
+        silenced = {call: parts[layer.name] for layer in self.layers for call in layer.passed}
+        fewer = with_activations(self.counts, silenced)
+        return self.budget.share_of(with_weights(fewer, {name: round(value) for name, value in weights.items()}))
 
     def _fits(self) -> bool:
         assert self.budget is not None
@@ -314,8 +324,14 @@ class Pruning(Method):
     def _look(self, counts: Counts) -> None:
         if self.budget is not None:
             self.counts = counts
+            self.looked_at = {layer.name: self._alive(layer) for layer in self.layers}
         if self.settings.reads_hardware:
             self._take_prices(counts)
+
+    def _alive(self, layer: _Layer) -> int:
+        """How many of its channels are left, or of its weights."""
+        mask = self.masks.get(layer.name)
+        return int(mask.sum()) if mask is not None else len(layer.weight) if self.by_channel else layer.weight.numel()
 
     def _take_prices(self, counts: Counts) -> None:
         """Of the network as it is; a layer that is called several times pays at each call. The cheapest price above 0

@@ -16,25 +16,27 @@ from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.errors import UserError
 from eat_runner.methods import METHODS, build_methods, restore
 from eat_runner.methods.base import Method
+from eat_runner.methods.masks import Held
 from eat_runner.models import Network
 from eat_runner.run.locate import Job, locate
-from eat_runner.train.evaluate import LOOK, LOOKED_AT, evaluate, pixels_of
+from eat_runner.train.evaluate import LOOK, evaluate, pixels_of
 from eat_runner.train.loop import Trainer, is_compiled
 
 
 @dataclass
 class Experiment(Job):
     """One run's parts. methods: by config group, in the order in which they act. messages: for a person. budget: None
-    where there is none."""
+    where there is none. held: the zeros of a parent that was pruned."""
 
     network: Network
     methods: dict[str, Method]
     messages: list[str]
     budget: Budget | None = None
+    held: Held | None = None
 
     def trainer(self) -> Trainer:
         """At the beginning of the training."""
-        return Trainer(self.network, self.dataset, self.config, self.device, self.methods)
+        return Trainer(self.network, self.dataset, self.config, self.device, self.methods, self.held)
 
 
 def build(job: Job) -> Experiment:
@@ -49,12 +51,14 @@ def build(job: Job) -> Experiment:
             f"trainer.compile={config.trainer.compile} compiles this training, and there is no C++ compiler: install "
             "g++, or set trainer.compile=off"
         )
-    messages = list(network.messages)
+    messages, held = list(network.messages), None
+    as_built = _look(network, job) if config.has_budget else None
     if config.init is not None:
         _check_trainable(job)
         restore(network.module, job.origin.changes)
         messages += models.load_weights(network.module, Path(config.init))
-    as_built = look(network, job) if config.has_budget else None
+        if any(change.get("method") == "pruning" for change in job.origin.changes):
+            held = Held(network.module)
     budget = Budget.of(config.hardware, config.budget, config.budget_uj, as_built) if as_built else None
     methods = build_methods(config.chosen_methods, config.hardware, budget)
     for method in methods.values():
@@ -62,20 +66,26 @@ def build(job: Job) -> Experiment:
     example = torch.zeros(1, network.channels, dataset.image_size, dataset.image_size)
     for method in methods.values():
         method.on_example(network.module, example)
-    if budget is not None and as_built is not None and {*methods} <= {"pruning"}:
+    if budget is not None and as_built is not None and not {"bits", "compact"} & {*methods}:
         _refuse_impossible(budget, as_built, methods.values())
-    return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget)
+    return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget, held=held)
 
 
-def look(network: Network, job: Job) -> Counts:
-    """Counts of the network as it is, on the first training images, unaugmented."""
+def _look(network: Network, job: Job) -> Counts:
+    """Counts of the network as it was built, on one batch: its dense energy does not depend on the images."""
     pixels = pixels_of(network, job.dataset, torch.device("cpu"))
-    images = job.dataset.train.first(LOOKED_AT)
+    images = job.dataset.train.first(job.config.meter.batch_size)
     return evaluate(network.module, images, pixels, job.config.meter, LOOK, floor=False).counts
 
 
 def _refuse_impossible(budget: Budget, as_built: Counts, methods: Iterable[Method]) -> None:
     """UserError where nothing that the run may do brings the network below its budget."""
+    if budget.share > 1:
+        limit, dense = budget.limit_pj / PJ_PER_UJ, budget.dense_pj / PJ_PER_UJ
+        raise UserError(
+            f"budget_uj={limit:g} is more than the {dense:.4g} uJ that the network needs without zero-skipping on "
+            f"{budget.hardware.name}: leave it out, or ask for less"
+        )
     removable = frozenset(name for method in methods for name in method.removable(as_built))
     share = budget.share_of(least(as_built, removable))
     if share <= budget.share:

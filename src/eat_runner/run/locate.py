@@ -85,4 +85,6 @@ def _origin(path: Path) -> Origin:
         return Origin(Start(file_hash=checksum), checksum)
     run.check_weights()
     record = run.read_record()
-    return Origin(Start(parent=record.run_id), checksum, record.changes)
+    integers = (change["weights"].values() for change in record.changes if change.get("method") == "bits")
+    widths = frozenset(bits for layers in integers for bits in layers)
+    return Origin(Start(parent=record.run_id, widths=widths), checksum, record.changes)

@@ -23,6 +23,7 @@ from eat_runner.data.batches import evaluation_batches, steps_per_epoch, trainin
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.methods.base import Method, Progress, Trained
+from eat_runner.methods.masks import Held
 from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
@@ -52,10 +53,13 @@ class Trainer:
         config: ExperimentConfig,
         device: torch.device,
         methods: Mapping[str, Method] | None = None,
+        held: Held | None = None,
     ):
-        """methods: by config group, in the order in which they act; they have seen the network already (on_build)."""
+        """methods: by config group, in the order in which they act; they have seen the network already (on_build).
+        held: zeros that stay."""
         self.network, self.dataset, self.config = network, dataset, config
         self.methods = dict(methods or {})
+        self.held = held
         self.model = network.module.to(device)
         settings = config.trainer
         if settings.channels_last:
@@ -248,6 +252,8 @@ class Trainer:
             self._set_lr(lr_at(config.trainer, self.steps_done, self.steps))
             wanted = self.step % STEPS_BETWEEN_PENALTIES == 0
             made = step(x_nchw, labels, self.lambda_t_at(self.step), self._progress(self.step), wanted)
+            if self.held is not None:
+                self.held.apply()
             self.sums[0] += made.cross_entropy
             if made.penalty is not None:
                 self.sums[1] += made.penalty

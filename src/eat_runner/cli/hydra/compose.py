@@ -18,10 +18,13 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 
 from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.config.groups import DEFAULT, GROUPS, method_groups
+from eat_runner.config.identity import digest
 from eat_runner.config.logger import LoggerConfig
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
+from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig, default_lambda, default_others
+from eat_runner.config.schedule import ScheduleConfig
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError, one_line
 
@@ -165,10 +168,10 @@ def _with_hardware_files(argument: str) -> str:
 
 
 def _hardware_choice(value: str) -> str:
-    path = Path(value.strip("'\""))
+    path = Path(value.strip("'\"")).expanduser()
     if path.suffix not in {".yaml", ".yml"}:
         return value
-    name = f"{path.stem}_file" if path.stem in choices("hardware") else path.stem
+    name = f"file_{digest(str(path.resolve()))}"  # two folders may have a file of the same name
     ConfigStore.instance().store(group="hardware", name=name, node=load_hardware(str(path)))
     return name
 
@@ -272,6 +275,11 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     others = {group: plain.pop(group) for group in default_others()}
     if plain[LAMBDA] is None:
         plain[LAMBDA] = default_lambda(methods.values())
+        if plain[LAMBDA] == 0 and (plain["penalty"] != L0Config() or plain["schedule"] != ScheduleConfig()):
+            raise UserError(
+                "beside a method lambda is 0 where nobody gives it, and then penalty and schedule mean nothing: write "
+                "lambda=VALUE, too, or leave them out"
+            )
     fields = root_keys()
     return ExperimentConfig(
         methods=methods, others=others, **{fields.get(key, key): value for key, value in plain.items()}
