@@ -15,10 +15,13 @@ from eat_runner.config import (
     ScheduleConfig,
     TrainerConfig,
 )
-from eat_runner.config.identity import baseline_id, determinants, run_id
+from eat_runner.config.groups import method_groups
+from eat_runner.config.hardware import SCHEMAS
+from eat_runner.config.identity import FRESH, Start, baseline_id, determinants, run_id
+from eat_runner.config.root import default_methods
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-COMMITTED = 236  # at least so many
+COMMITTED = 263  # at least so many
 GROUPS = {
     "dataset": DatasetConfig,
     "model": ModelConfig,
@@ -37,9 +40,13 @@ def rebuilt(schema: type[Any], values: dict[str, Any]) -> Any:
 
 
 def config_of(record: dict[str, Any]) -> ExperimentConfig:
-    """All of it but the price list, which determines no result."""
-    values = {key: value for key, value in record["config"].items() if key != "hardware"}
+    values = dict(record["config"])
+    chosen = {name: values.pop(name) for name in method_groups() if name in values}
     groups = {name: rebuilt(schema, values[name]) for name, schema in GROUPS.items()}
+    groups["methods"] = default_methods() | {
+        name: rebuilt(method_groups()[name], method) for name, method in chosen.items()
+    }
+    groups["hardware"] = rebuilt(SCHEMAS[values["hardware"]["rule"]], values["hardware"])
     # a record of a baseline has a sigma, too
     penalised = values["penalty"]["name"] == "l0"
     groups["penalty"] = rebuilt(L0Config, values["penalty"]) if penalised else PenaltyConfig()
@@ -52,8 +59,9 @@ def test_every_committed_run_is_found_again_by_its_configuration() -> None:
     lost: list[str] = []
     for path in paths:
         record = json.loads(path.read_text())
-        assert record["init_hash"] is None
-        inputs = config_of(record), record["data_fingerprint"]
+        assert (record["init_hash"] is None) == (record.get("parent") is None)  # from a run, never from a file
+        start = Start(parent=record["parent"]["run_id"]) if record.get("parent") else FRESH
+        inputs = config_of(record), record["data_fingerprint"], start
         now = run_id(*inputs), determinants(*inputs), baseline_id(*inputs)
         names = {path.parent.name, record["run_id"]}
         if {now[0]} != names or now[1:] != (record["determinants"], record["baseline_id"]):
