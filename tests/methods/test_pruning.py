@@ -11,13 +11,13 @@ from torch import nn
 
 from eat_runner import run
 from eat_runner.config import MeterConfig, ModelConfig
-from eat_runner.config.hardware import PublishedHardware
 from eat_runner.config.identity import run_id
 from eat_runner.config.pruning import RANKINGS, PruningConfig
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
-from eat_runner.methods.pruning import Pruning, _Layer
+from eat_runner.methods.prunable import Layer, prunable
+from eat_runner.methods.pruner import Pruner
 from eat_runner.records import RunFolder
 from examples import trained
 
@@ -43,18 +43,16 @@ def test_a_magnitude_is_that_of_the_weight_with_its_batch_norm_folded_in():
         norm.weight.copy_(torch.tensor([1.0, -2.0, 0.5]))
     x = torch.randn(4, 2, 6, 6)
     counts = measure(model, [x], MeterConfig(batch_size=4), floor=False)
-    pruning = Pruning(PruningConfig(name="magnitude", first_layer=True), PublishedHardware())
-    pruning.on_build(model)
-    pruning.before_training(counts)
-    assert [layer.name for layer in pruning.layers] == ["0", "3"]
+    layers = prunable(model, counts, PruningConfig(name="magnitude", first_layer=True))
+    assert [layer.name for layer in layers] == ["0", "3"]
     # the folded weight, from what the two layers do to one-hot images: out(x + e) - out(x) is linear in e
     model.eval().double()
     basis = torch.eye(18, dtype=torch.float64).view(18, 2, 3, 3)
     zero = torch.zeros(1, 2, 3, 3, dtype=torch.float64)
     with torch.no_grad():
         folded = (model[:2](basis) - model[:2](zero)).view(18, 3).T.reshape(3, 2, 3, 3)
-    torch.testing.assert_close(pruning.layers[0].magnitudes().double(), folded.abs(), rtol=1e-6, atol=1e-7)
-    assert torch.equal(pruning.layers[1].magnitudes(), model[3].weight.abs())
+    torch.testing.assert_close(layers[0].magnitudes().double(), folded.abs(), rtol=1e-6, atol=1e-7)
+    assert torch.equal(layers[1].magnitudes(), model[3].weight.abs())
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
@@ -88,8 +86,12 @@ def test_masks_only_grow_and_stay_once_the_window_is_over(pruned):
     seen = []
 
     def look():
-        seen.append({name: mask.clone() for name, mask in method.masks.items()})
-        zeros = [bool((layer.weight[~method.masks[layer.name]] == 0).all()) for layer in method.layers if method.masks]
+        seen.append({name: mask.clone() for name, mask in method.last.masks.items()})
+        zeros = [
+            bool((layer.weight[~method.last.masks[layer.name]] == 0).all())
+            for layer in method.last.layers
+            if method.last.masks
+        ]
         assert all(zeros)
         return False
 
@@ -110,7 +112,7 @@ def test_a_pruned_training_resumes_to_the_bit(stops, pruned):
     whole, resumed = trained(config), trained(config, *stops)
     states = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    masks = whole.methods["pruning"].masks, resumed.methods["pruning"].masks
+    masks = whole.methods["pruning"].last.masks, resumed.methods["pruning"].last.masks
     assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
 
 
@@ -142,19 +144,19 @@ def test_a_network_without_anything_between_its_first_and_last_layer(small_confi
 def test_by_energy_a_weight_counts_its_square_over_what_it_costs():
     """Two layers of the same magnitudes, of which one costs four times as much: it keeps those twice as large."""
     torch.manual_seed(0)
-    pruning = Pruning(PruningConfig(name="energy", density=0.3), load_hardware("fused_45nm"))
+    pruner = Pruner(PruningConfig(name="energy", density=0.3))
     weights = [nn.Parameter(torch.rand(50, 40)) for _ in range(2)]
     for name, weight in zip("ab", weights, strict=True):
         module = nn.Linear(1, 1)
         module.weight = nn.Parameter(weight.detach())
-        pruning.layers.append(_Layer(name, module, None, {}))
-    pruning.prices_pj = {"a": 1.0, "b": 4.0}
-    pruning._prune(1.0)
-    a, b = (weight.detach()[pruning.masks[name]] for name, weight in zip("ab", weights, strict=True))
+        pruner.layers.append(Layer(name, module, None))
+    pruner.prices_pj = {"a": 1.0, "b": 4.0}
+    pruner.prune(1.0)
+    a, b = (weight.detach()[pruner.masks[name]] for name, weight in zip("ab", weights, strict=True))
     assert len(a) + len(b) == round(0.3 * 4000)
     limit = a.min()
     assert limit == pytest.approx(b.min().item() / 2, rel=0.01)
-    assert torch.equal(pruning.masks["a"], weights[0].detach() >= limit)
+    assert torch.equal(pruner.masks["a"], weights[0].detach() >= limit)
 
 
 def test_prices_are_those_of_the_rule_and_move_with_the_looks(pruned):
@@ -166,11 +168,11 @@ def test_prices_are_those_of_the_rule_and_move_with_the_looks(pruned):
     found = RULES["fused"].marginal_pj(counts, hardware).weights
     expected = {row.name: found[row.call] for row in counts.layers if row.call in found}
     list(trainer.epochs(lambda: True, lambda *_: None))
-    first = trainer.methods["pruning"].prices_pj
+    first = trainer.methods["pruning"].last.prices_pj
     assert first == {name: expected[name] for name in first}
     assert len(first) == 19  # of 21 convolutions and linear layers
     list(trainer.epochs(lambda: False, lambda *_: None))
-    assert trainer.methods["pruning"].prices_pj != first
+    assert trainer.methods["pruning"].last.prices_pj != first
 
 
 @pytest.mark.parametrize("name", ["published", "fused_45nm", "eyeriss_65nm"])

@@ -11,6 +11,7 @@ from torch import nn
 
 from eat_runner import run
 from eat_runner.config import MeterConfig, ModelConfig
+from eat_runner.config.compact import CompactConfig
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.config.identity import run_id
 from eat_runner.config.pruning import PruningConfig
@@ -98,34 +99,36 @@ def small_network():
 
 
 def looked_at(model, settings, hardware):
-    counts = measure(model, [torch.randn(4, 2, 6, 6)], MeterConfig(batch_size=4), floor=False)
+    images = torch.randn(4, 2, 6, 6)
+    counts = measure(model, [images], MeterConfig(batch_size=4), floor=False)
     pruning = Pruning(settings, hardware)
     pruning.on_build(model)
+    pruning.on_example(model, images[:1])
     pruning.before_training(counts)
-    return pruning, counts
+    return pruning.last, counts
 
 
 def test_a_channel_is_worth_the_mean_square_of_its_folded_weights():
     model = small_network()
     settings = PruningConfig(name="magnitude", structure="channel", first_layer=True)
-    pruning, _ = looked_at(model, settings, PublishedHardware())
-    assert {layer.name: [*layer.readers] for layer in pruning.layers} == {"0": ["3"], "3": ["6"]}
+    pruner, _ = looked_at(model, settings, PublishedHardware())
+    assert {layer.name: [*layer.readers] for layer in pruner.layers} == {"0": ["3"], "3": ["6"]}
     scale = torch.tensor([1.0, 2.0, 0.5]) / (torch.tensor([0.1, 1.0, 9.0]) + 1e-5).sqrt()
     folded = model[0].weight.detach().double() * scale.double().view(-1, 1, 1, 1)
     expected = [float((folded[i] ** 2).mean()) for i in range(3)]
-    assert pruning._score(pruning.layers[0]).tolist() == pytest.approx(expected, rel=1e-5)
+    assert pruner.score(pruner.layers[0]).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_channel_costs_its_weights_and_those_that_read_it():
     model, hardware = small_network(), load_hardware("fused_45nm")
     settings = PruningConfig(name="energy", structure="channel", first_layer=True)
-    pruning, counts = looked_at(model, settings, hardware)
+    pruner, counts = looked_at(model, settings, hardware)
     found = RULES["fused"].marginal_pj(counts, hardware).weights
     prices = {row.name: found[row.call] for row in counts.layers if row.call in found}
     # a channel of layer 3: 3 x 9 weights of its own, and 4 of each of two outputs of layer 6
     squares = model[3].weight.detach().double().square().flatten(1).sum(1)
     expected = (squares / (27 * prices["3"] + 8 * prices["6"])).tolist()
-    assert pruning._score(pruning.layers[1]).tolist() == pytest.approx(expected, rel=1e-5)
+    assert pruner.score(pruner.layers[1]).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +140,50 @@ def test_channels_that_something_else_reads_stay(between):
     last = nn.Conv2d(1 if isinstance(between, nn.PixelShuffle) else 4, 2, 3)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), between, last, nn.Flatten()).eval()
     settings = PruningConfig(name="magnitude", structure="channel", first_layer=True)
-    with pytest.raises(UserError, match="no channel that only convolutions and linear layers read"):
+    with pytest.raises(UserError, match="there is none that only convolutions and linear layers read"):
         looked_at(model, settings, PublishedHardware())
+
+
+def test_channels_go_first_and_single_weights_of_the_others_after_them(channels):
+    settings = replace(channels.methods["pruning"], structure="element", channels=0.5, density=0.2)
+    config = replace(channels, methods={"pruning": settings})
+    record = run.run(config)
+    assert (record.status, record.reason) == ("finished", "")
+    change = record.changes[0]
+    assert sum(gone for gone, _ in change["masked_channels"].values()) == 120 - 60  # 4, 4, 8, 8, 16, 16, 32, 32
+    sizes = [size for _, size in change["masked"].values()]
+    assert sum(gone for gone, _ in change["masked"].values()) == sum(sizes) - round(0.2 * sum(sizes))
+    weights = load_file(folder_of(config, record).weights)
+    for name, (gone, size) in change["masked_channels"].items():
+        block = name.removesuffix(".conv1")
+        silent = (weights[f"{block}.bn1.weight"] == 0) & (weights[f"{block}.bn1.bias"] == 0)
+        assert (int(silent.sum()), len(silent)) == (gone, size)
+        assert bool((weights[f"{name}.weight"][silent] == 0).all())
+        assert bool((weights[f"{block}.conv2.weight"][:, silent] == 0).all())
+    # taken out, they leave a network of so many channels; its weights are those that are left
+    compact = run.run(
+        replace(
+            config,
+            init=str(folder_of(config, record).path),
+            methods={"compact": CompactConfig(name="exact")},
+            trainer=replace(config.trainer, epochs=0),
+        )
+    )
+    smaller = load_file(folder_of(config, compact).weights)
+    for name, (gone, size) in change["masked_channels"].items():
+        assert len(smaller[f"{name}.weight"]) <= size - gone
+    nonzeros = [sum(int((w != 0).sum()) for w in net.values() if w.dim() == 4) for net in (weights, smaller)]
+    assert nonzeros[1] <= nonzeros[0]
+    assert compact.accuracy["test"] == record.accuracy["test"]
+
+
+def test_channels_and_single_weights_resume_to_the_bit_also_under_a_budget(channels):
+    settings = replace(channels.methods["pruning"], structure="element", channels=0.5, density=0.2)
+    config = replace(channels, methods={"pruning": settings})
+    for each in (config, replace(budgeted(config, 0.25, name="energy"), lambda_=1.0)):
+        whole, resumed = trained(each), trained(each, 3, 5, 7)
+        states = whole.model.state_dict(), resumed.model.state_dict()
+        assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 # --- 2:4
@@ -206,7 +251,7 @@ def test_a_training_under_a_budget_resumes_to_the_bit(name, channels):
     whole, resumed = trained(config), trained(config, 4, 7)
     states = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
-    masks = whole.methods["pruning"].masks, resumed.methods["pruning"].masks
+    masks = whole.methods["pruning"].last.masks, resumed.methods["pruning"].last.masks
     assert all(torch.equal(mask, masks[1][key]) for key, mask in masks[0].items())
 
 

@@ -27,6 +27,9 @@ class PruningConfig(MethodConfig):
     structure: what goes as one: a single weight (element); an output channel, with its batch norm and all that reads it
     (channel), where nothing but convolutions and linear layers does, so that channels of a residual stream stay; or, of
     every four inputs of an output, two weights (2:4).
+    channels: with structure element, the share of those channels that is left: they go as one in the first half of the
+    window, and ``density`` counts their weights among those that are gone. With ``compact`` they leave the network, and
+    what a mask or run lengths take for them. None: channels are left alone.
     first_layer, last_layer: whether these are pruned, too. Biases and batch norms are not, but for those of a channel.
     """
 
@@ -36,12 +39,28 @@ class PruningConfig(MethodConfig):
     every_steps: int = 10
     ranking: str = "global"
     structure: str = "element"
+    channels: float | None = None
     first_layer: bool = False
     last_layer: bool = False
 
     @property
     def reads_hardware(self) -> bool:
         return self.name == "energy"
+
+    @property
+    def by_channel(self) -> bool:
+        return self.structure == "channel"
+
+    @property
+    def parts(self) -> "list[PruningConfig]":
+        """What goes one after the other, each with a structure of its own."""
+        if self.channels is None:
+            return [self]
+        half = (self.begin + self.end) / 2
+        return [
+            replace(self, structure="channel", density=self.channels, channels=None, end=half),
+            replace(self, channels=None),
+        ]
 
     def settled(self, has_budget: bool) -> Self:
         """With the density that it will have where none was given, which is None if the budget decides."""
@@ -60,6 +79,13 @@ class PruningConfig(MethodConfig):
         above("pruning.every_steps", self.every_steps, 0)
         one_of("pruning.ranking", self.ranking, RANKINGS)
         one_of("pruning.structure", self.structure, STRUCTURES)
+        if self.channels is not None:
+            above("pruning.channels", self.channels, 0.0)
+            between("pruning.channels", self.channels, 0.0, 1.0)
+            if self.structure != "element":
+                raise UserError(
+                    f"pruning.channels={self.channels:g} is for pruning.structure=element: leave one of them out"
+                )
         if self.name == "energy" and self.ranking != "global":
             raise UserError(
                 f"pruning.ranking={self.ranking} is for pruning=magnitude: prices rank all weights together"
