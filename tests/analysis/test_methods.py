@@ -52,11 +52,12 @@ def test_a_method_is_named_by_what_changes_the_network(tmp_path: Path) -> None:
 
 
 def test_another_structure_is_another_method_and_another_ranking_is_not(tmp_path: Path) -> None:
-    for changes in ({}, {"structure": "channel"}, {"ranking": "erk"}):
+    for changes in ({}, {"structure": "channel"}, {"ranking": "erk"}, {"channels": 0.5}):
         write_run(tmp_path, config(0.0, methods={"pruning": PruningConfig(name="magnitude", **changes)}))
-    assert methods(tmp_path) == ["pruning=magnitude", "pruning=magnitude", "pruning=magnitude channel"]
+    behind = "pruning=magnitude behind channels"
+    assert methods(tmp_path) == ["pruning=magnitude", "pruning=magnitude", behind, "pruning=magnitude channel"]
     (front,) = fronts(collate(tmp_path, PUBLISHED, "dataset"))
-    assert sorted(front.settings["point"]) == ["pruning=magnitude channel", "ranking erk", "ranking global"]
+    assert sorted(set(front.settings["line"])) == ["pruning=magnitude", behind, "pruning=magnitude channel"]
 
 
 def test_budgets_tell_settings_of_a_method_apart(tmp_path: Path) -> None:

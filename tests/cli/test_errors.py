@@ -174,6 +174,10 @@ BAD: dict[str, str] = {
     "pruning=energy pruning.ranking=erk": "pruning.ranking=erk is for pruning=magnitude: prices rank all weights "
     "together",
     "pruning=magnitude pruning.structure=row": "pruning.structure=row is unknown: choose one of element, channel, 2:4",
+    "pruning=energy pruning.channels=0": "pruning.channels=0 is out of range: it must be a finite number > 0",
+    "pruning=energy pruning.channels=2": "pruning.channels=2 is out of range: it must be between 0 and 1",
+    "pruning=energy pruning.channels=0.5 pruning.structure=channel": "pruning.channels=0.5 is for "
+    "pruning.structure=element: leave one of them out",
     "pruning=magnitude pruning.structure=2:4 pruning.density=0.2": "pruning.density=0.2 does not fit "
     "pruning.structure=2:4, which leaves 0.5",
     "pruning=energy pruning.structure=2:4": "pruning=energy does not fit pruning.structure=2:4: two weights of four "

@@ -13,8 +13,8 @@ STANDARD = "standard training"
 NARROW = "dense narrow networks"
 MAGNITUDE = "pruning=magnitude"
 PENALTIES = {"l0": "EAT"}  # what is not called by its own name
-# knobs that make another method of a choice, by group; all others are settings of the same method
-VARIANTS = {"pruning": ("structure",)}
+# knobs that make another method of a choice, by group, and what it is called then; all others are settings of the same one
+VARIANTS = {"pruning": {"structure": "{}", "channels": "behind channels"}}
 
 
 # what a run did to the network that it began with; what methods had done to that one before, as its record has it (what
@@ -43,7 +43,7 @@ def _choice(config: Mapping[str, Any], group: str) -> str:
 def _method(record: RunRecord, group: str) -> str:
     """``pruning=energy``, and the variant where it is not the usual one: determinants have no defaults."""
     chosen = record.determinants.get(group, {})
-    variants = [str(chosen[key]) for key in VARIANTS.get(group, ()) if key in chosen]
+    variants = [name.format(chosen[key]) for key, name in VARIANTS.get(group, {}).items() if key in chosen]
     return printable(" ".join([f"{group}={_choice(record.config, group)}", *variants]))
 
 
