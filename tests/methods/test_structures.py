@@ -11,6 +11,7 @@ from torch import nn
 
 from eat_runner import run
 from eat_runner.config import MeterConfig, ModelConfig
+from eat_runner.config.bits import BitsConfig
 from eat_runner.config.compact import CompactConfig
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.config.identity import run_id
@@ -243,6 +244,22 @@ def test_a_training_ends_at_its_budget(share, settings, channels):
     assert record.budget["met"] == (spent <= share)
     # nothing is given away but the margin, and for a whole channel more
     assert share * (0.8 if "structure" in settings else 0.985) < spent <= share * 1.002
+
+
+def test_a_budget_is_that_of_the_integers_that_come_out(channels):
+    """With 4 bits a network of float32 values costs twice what is measured: half of the weights would be given away."""
+    config = budgeted(channels, 0.16, name="energy")
+    config = replace(config, methods=config.methods | {"bits": BitsConfig(name="4")})
+    dense = estimate(run.locate_and_build(config).trainer().look(), INT8, "look").dense_uj_per_image
+    record = run.run(config)
+    assert (record.status, record.reason) == ("finished", "")
+    counts = folder_of(config, record).read_counts()
+    assert {row.weight_bits for row in counts.layers if row.weight_elements} == {4, 8}
+    spent = estimate(counts, INT8, "validation").energy_uj_per_image / dense
+    assert 0.9 * 0.16 < spent <= 0.16
+    assert record.budget["met"]
+    with pytest.raises(UserError, match=r"^the budget is 0\.02 of the dense energy on fused_7nm_int8, and with every"):
+        run.run(replace(config, budget=0.02))
 
 
 @pytest.mark.parametrize("name", ["energy", "magnitude"])

@@ -13,7 +13,7 @@ STANDARD = "standard training"
 NARROW = "dense narrow networks"
 MAGNITUDE = "pruning=magnitude"
 PENALTIES = {"l0": "EAT"}  # what is not called by its own name
-# knobs that make another method of a choice, by group, and what it is called then; all others are settings of the same one
+# knobs that make another method of a choice, by group, and how it is called then; all others are settings of one method
 VARIANTS = {"pruning": {"structure": "{}", "channels": "behind channels"}}
 
 

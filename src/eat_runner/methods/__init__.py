@@ -4,7 +4,7 @@ A method is a config group (config/groups.py), whose choice ``none`` leaves the 
 Several compose: they act one after the other in the order of METHODS, during the training and after it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.method import MethodConfig
 from eat_runner.energy.budget import Budget
+from eat_runner.energy.counts import Counts
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method
 from eat_runner.methods.compact import Compact
@@ -33,6 +34,13 @@ def build_methods(
 ) -> dict[str, Method]:
     """The methods of the groups in ``chosen``, in the order in which they act."""
     return {name: build(chosen[name], hardware, budget) for name, build in METHODS.items() if name in chosen}
+
+
+def foreseen(methods: Iterable[Method], counts: Counts) -> Counts:
+    """What the counts of a look would be behind all that the methods do after the training, as far as it is known."""
+    for method in methods:
+        counts = method.foreseen(counts)
+    return counts
 
 
 def restore(module: nn.Module, changes: Sequence[Mapping[str, Any]]) -> None:

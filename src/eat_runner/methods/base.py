@@ -32,8 +32,9 @@ class Trained:
     """A network after its training, for the stage in which methods change it once more.
 
     accuracy: of the network as it is, on the validation split (training images where none was cut). count: its counts
-    on the first training images, unaugmented. split, images: name and size of what ``accuracy`` is of. looked_at,
-    judged: the images of ``count``, and those of ``accuracy``, in batches as the network takes them.
+    on the first training images, unaugmented, as methods have ``foreseen`` them. split, images: name and size of what
+    ``accuracy`` is of. looked_at, judged: the images of ``count``, and those of ``accuracy``, in batches as the network
+    takes them.
     report: says in a few words how far a long stage is; it does not come back where somebody wants to stop.
     """
 
@@ -75,6 +76,11 @@ class Method:
         network before the training."""
         return frozenset()
 
+    def foreseen(self, counts: Counts) -> Counts:
+        """What the counts of a look would be behind the method's own ``after_training``, as far as that is known
+        before: the looks that methods get are of the network that is measured in the end."""
+        return counts
+
     def before_training(self, counts: Counts) -> None:
         """The first of the looks that ``after_epoch`` gets."""
 
@@ -89,8 +95,8 @@ class Method:
         """Right after each update of the weights."""
 
     def after_epoch(self, progress: Progress, counts: Counts) -> None:
-        """A metered look at the first training images, unaugmented. progress: of the epoch's last step. Not after the
-        last epoch: what follows it is ``after_training``."""
+        """A metered look at the first training images, unaugmented, as methods have ``foreseen`` it. progress: of the
+        epoch's last step. Not after the last epoch: what follows it is ``after_training``."""
 
     def after_training(self, trained: Trained) -> None:
         """The stage between training and measurement: the same network must come out where it is done again."""

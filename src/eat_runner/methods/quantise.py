@@ -21,7 +21,7 @@ all others coarsely (Choukroun et al., ICCV Workshops 2019, arXiv 1902.06822; Na
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, cast
 
@@ -33,7 +33,7 @@ from eat_runner.config import MeterConfig
 from eat_runner.config.bits import BitsConfig
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.energy.budget import Budget
-from eat_runner.energy.counts import NETWORK_INPUT, Kind, LayerCounts
+from eat_runner.energy.counts import NETWORK_INPUT, Counts, Kind, LayerCounts
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules.fused import stored_calls
 from eat_runner.errors import UserError, one_line
@@ -339,6 +339,18 @@ class Quantise(Method):
         if self.settings.begin < 1:
             places = {self.plan.folded.get(name, name): how for name, how in self.plan.outputs.items()}
             self.roundings = add_roundings(model, places)
+
+    def foreseen(self, counts: Counts) -> Counts:
+        """With the widths of the integers; their zeros are those of the float network, of which there are fewer."""
+        behind = self.plan.folded
+        stored = {name: how[0] for name, how in self.plan.outputs.items()} | self.plan.labels
+        stored = {behind.get(name, name): bits for name, bits in stored.items()}
+        layers = [
+            replace(row, weight_bits=self.plan.weights.get(row.name, 0), output_bits=stored.get(row.name, 0))
+            for row in counts.layers
+        ]
+        already = any(row.weight_bits for row in counts.layers)
+        return counts if already else replace(counts, layers=layers)
 
     def before_step(self, progress: Progress) -> None:
         first = round(self.settings.begin * progress.steps_per_epoch * progress.epochs)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from eat_runner.energy.budget import Budget, least
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.errors import UserError
-from eat_runner.methods import METHODS, build_methods, restore
+from eat_runner.methods import METHODS, build_methods, foreseen, restore
 from eat_runner.methods.base import Method
 from eat_runner.methods.masks import Held
 from eat_runner.models import Network
@@ -66,7 +66,7 @@ def build(job: Job) -> Experiment:
     example = torch.zeros(1, network.channels, dataset.image_size, dataset.image_size)
     for method in methods.values():
         method.on_example(network.module, example)
-    if budget is not None and as_built is not None and not {"bits", "compact"} & {*methods}:
+    if budget is not None and as_built is not None and "compact" not in methods:
         _refuse_impossible(budget, as_built, methods.values())
     return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget, held=held)
 
@@ -78,7 +78,7 @@ def _look(network: Network, job: Job) -> Counts:
     return evaluate(network.module, images, pixels, job.config.meter, LOOK, floor=False).counts
 
 
-def _refuse_impossible(budget: Budget, as_built: Counts, methods: Iterable[Method]) -> None:
+def _refuse_impossible(budget: Budget, as_built: Counts, methods: Collection[Method]) -> None:
     """UserError where nothing that the run may do brings the network below its budget."""
     if budget.share > 1:
         limit, dense = budget.limit_pj / PJ_PER_UJ, budget.dense_pj / PJ_PER_UJ
@@ -87,7 +87,7 @@ def _refuse_impossible(budget: Budget, as_built: Counts, methods: Iterable[Metho
             f"{budget.hardware.name}: leave it out, or ask for less"
         )
     removable = frozenset(name for method in methods for name in method.removable(as_built))
-    share = budget.share_of(least(as_built, removable))
+    share = budget.share_of(least(foreseen(methods, as_built), removable))
     if share <= budget.share:
         return
     unit = "" if budget.hardware.relative else f" ({share * budget.dense_pj / PJ_PER_UJ:.4g} uJ)"

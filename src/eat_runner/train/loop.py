@@ -22,6 +22,7 @@ from eat_runner.data import Dataset, ImageSet
 from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
+from eat_runner.methods import foreseen
 from eat_runner.methods.base import Method, Progress, Trained
 from eat_runner.methods.masks import Held
 from eat_runner.models import Network
@@ -162,7 +163,7 @@ class Trainer:
         trained = Trained(
             model=self.model,
             accuracy=self._accuracy,
-            count=self.look,
+            count=self._foreseen,
             split=VALIDATION if len(self.dataset.validation) else TRAIN,
             images=len(self._judged),
             looked_at=lambda: self._batches(self.dataset.train.first(LOOKED_AT)),
@@ -173,6 +174,9 @@ class Trainer:
             method.after_training(trained)
         if self.methods:
             self.validation = None
+
+    def _foreseen(self) -> Counts:
+        return foreseen(self.methods.values(), self.look())
 
     def look(self) -> Counts:
         """Counts of the network as it is, on the first training images, unaugmented."""
@@ -318,6 +322,7 @@ class Trainer:
         counts = self.look()
         if self.penalty.wants_look:
             self.penalty.look(counts)
+        counts = foreseen(self.methods.values(), counts)
         for method in looking:
             if progress is None:
                 method.before_training(counts)
