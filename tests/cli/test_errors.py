@@ -243,6 +243,8 @@ BAD: dict[str, str] = {
     "bits.begin=0.5": "bits is not chosen, so its keys mean nothing: leave them out, or write bits=NAME",
     "bits=8 hardware=fused_45nm_int8 bits.begin=2": "bits.begin=2 is out of range: it must be between 0 and 1",
     "bits=8 hardware=fused_45nm_int8 bits.begin=-0.1": "bits.begin=-0.1 is out of range: it must be between 0 and 1",
+    "bits=8 hardware=fused_45nm_int8 bits.begin=0.5 compact=exact": "bits.begin=0.5 trains in integers, and "
+    "compact takes no channels out of such a network: leave compact out, or bits.begin",
     "bits=4 hardware=fused_45nm_int8 bits.first_last_8=maybe": "bits.first_last_8=maybe is of the wrong type: "
     "bits.first_last_8 is true or false",
     "bits=8 hardware=fused_45nm_int8 bits.name=2": "bits.name=2 is unknown: choose one of none, 8, 4",

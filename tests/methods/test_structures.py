@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from eat_runner import run
+from eat_runner import load_run, run
 from eat_runner.config import MeterConfig, ModelConfig
 from eat_runner.config.bits import BitsConfig
 from eat_runner.config.compact import CompactConfig
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.config.identity import run_id
 from eat_runner.config.pruning import PruningConfig
+from eat_runner.config.thresholds import ThresholdsConfig
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
@@ -176,6 +177,30 @@ def test_channels_go_first_and_single_weights_of_the_others_after_them(channels)
     nonzeros = [sum(int((w != 0).sum()) for w in net.values() if w.dim() == 4) for net in (weights, smaller)]
     assert nonzeros[1] <= nonzeros[0]
     assert compact.accuracy["test"] == record.accuracy["test"]
+
+
+def test_all_in_one_run_is_the_same_as_one_after_the_other(channels):
+    """Channels, single weights, taken out, integers, thresholds."""
+    settings = replace(channels.methods["pruning"], structure="element", channels=0.5, density=0.2)
+    one = {"pruning": settings, "compact": CompactConfig(name="exact")}
+    two = {"bits": BitsConfig(name="4"), "thresholds": ThresholdsConfig(name="fatrelu", allow=5.0)}
+    channels = replace(channels, hardware=INT8)
+    first = folder_of(channels, run.run(replace(channels, methods=one)))
+    now = replace(channels.trainer, epochs=0)
+    then = run.run(replace(channels, methods=two, init=str(first.path), trainer=now))
+    whole = run.run(replace(channels, methods=one | two))
+    assert [change["method"] for change in whole.changes] == ["pruning", "compact", "bits", "thresholds"]
+    assert whole.changes == then.changes
+    assert whole.accuracy["test"] == then.accuracy["test"]
+    states = [load_file(folder_of(channels, record).weights) for record in (whole, then)]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert run_folder_loads(folder_of(channels, whole), states[0])
+
+
+def run_folder_loads(folder, state):
+    """Whether load_run builds the very network again: smaller, folded, with its thresholds."""
+    loaded = load_run(folder.path).model.state_dict()
+    return loaded.keys() == state.keys() and all(torch.equal(value, loaded[key]) for key, value in state.items())
 
 
 def test_channels_and_single_weights_resume_to_the_bit_also_under_a_budget(channels):

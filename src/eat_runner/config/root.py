@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from eat_runner.config.bits import BitsConfig
 from eat_runner.config.checks import above, at_least, between, one_of
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.groups import GROUPS, method_groups
@@ -95,11 +96,7 @@ class ExperimentConfig:
         one_of("selection", self.selection, SELECTIONS)
         one_of("on_error", self.on_error, ON_ERROR)
         self._check_counts_fit()
-        if {"bits", "compact"} <= self.chosen_methods.keys():
-            raise UserError(
-                "compact takes no channels out of a network of integers: leave bits out, and make them in a run that "
-                "follows, init=RUN trainer.epochs=0"
-            )
+        self._check_bits_fit()
         self._check_budget()
         if self.schedule.target is not None and self.is_penalised and self.penalty.name != "l0":
             raise UserError(
@@ -113,6 +110,14 @@ class ExperimentConfig:
             )
         if not self.name or self.name in {".", ".."} or set(self.name) & set("/\\\0\n"):
             raise UserError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'")
+
+    def _check_bits_fit(self) -> None:
+        bits = self.chosen_methods.get("bits")
+        if isinstance(bits, BitsConfig) and bits.begin < 1 and "compact" in self.chosen_methods:
+            raise UserError(
+                f"bits.begin={bits.begin:g} trains in integers, and compact takes no channels out of such a network: "
+                "leave compact out, or bits.begin"
+            )
 
     def _check_counts_fit(self) -> None:
         """Hardware that could not price the run's counts is refused now rather than after the training."""

@@ -20,7 +20,8 @@ from eat_runner.methods.pruning import Pruning
 from eat_runner.methods.quantise import Quantise
 from eat_runner.methods.thresholds import Thresholds
 
-# By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact.
+# By config group, in the order in which they act; after the training: fold and quantise, thresholds, compact; with
+# bits, channels go first, while the network has float32 values.
 METHODS: dict[str, type[Method]] = {
     "pruning": Pruning,
     "bits": Quantise,
@@ -33,7 +34,10 @@ def build_methods(
     chosen: Mapping[str, MethodConfig], hardware: HardwareConfig, budget: Budget | None = None
 ) -> dict[str, Method]:
     """The methods of the groups in ``chosen``, in the order in which they act."""
-    return {name: build(chosen[name], hardware, budget) for name, build in METHODS.items() if name in chosen}
+    order = [name for name in METHODS if name in chosen]
+    if {"bits", "compact"} <= {*order}:
+        order.insert(order.index("bits"), order.pop(order.index("compact")))
+    return {name: METHODS[name](chosen[name], hardware, budget) for name in order}
 
 
 def foreseen(methods: Iterable[Method], counts: Counts) -> Counts:

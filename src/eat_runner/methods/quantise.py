@@ -334,7 +334,7 @@ class Quantise(Method):
         self.roundings: dict[str, Rounding] = {}  # while it trains
 
     def on_example(self, model: nn.Module, example_nchw: Tensor) -> None:
-        self.model = model
+        self.model, self.example_nchw = model, example_nchw
         self.plan = plan_for(model, example_nchw, self.settings)
         if self.settings.begin < 1:
             places = {self.plan.folded.get(name, name): how for name, how in self.plan.outputs.items()}
@@ -363,7 +363,10 @@ class Quantise(Method):
         return self._watching() if self.doing == Doing.WATCHING else self._rounding()
 
     def after_training(self, trained: Trained) -> None:
-        model, plan = trained.model, self.plan
+        model = trained.model
+        if not self.roundings:  # channels and branches may have gone
+            self.plan = plan_for(model, self.example_nchw.to(next(model.parameters()).device), self.settings)
+        plan = self.plan
         for name, rounding in self.roundings.items():
             rounding.handle.remove()
             delattr(model.get_submodule(name), SCALE)

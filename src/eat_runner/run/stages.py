@@ -69,7 +69,7 @@ def train(work: Work) -> None:
 
 
 def change(work: Work) -> None:
-    """What methods do to the trained network, in the order of METHODS: fold and quantise, thresholds, compact."""
+    """What methods do to the trained network, in the order of METHODS."""
     work.changed = bool(work.experiment.methods)
 
     def report(figures: str) -> None:
