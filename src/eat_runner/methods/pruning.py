@@ -51,7 +51,9 @@ class Pruning(Method):
             raise UserError("pruning: the network has no convolution and no linear layer: leave pruning out")
 
     def on_example(self, model: nn.Module, example_nchw: Tensor) -> None:
-        counts = measure(model, [example_nchw], MeterConfig(batch_size=1, ignore_uncounted=True), floor=False)
+        counts = measure(
+            model, [example_nchw], MeterConfig(batch_size=len(example_nchw), ignore_uncounted=True), floor=False
+        )
         for pruner in self.pruners:
             pruner.find(model, counts)
         if self.settings.structure == "2:4":
