@@ -272,7 +272,6 @@ BAD: dict[str, str] = {
     "the environment variable NO_SUCH_VARIABLE is not set",
     # flags
     "--bogus": "--bogus is no option: see eat-run --help",
-    "lambda=1 -m seed=0,1": "seed=0,1 stands behind an option: write options such as -m in front of key=value",
     "-m --cfg job": "only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time",
     "--cfg": "argument --cfg/-c: expected one argument: see eat-run --help",
     "--resolve": "--resolve goes with --cfg: write --cfg job --resolve",
