@@ -24,8 +24,8 @@ def read_text(path: Path, kind: str = "configuration") -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        odd = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte {data[error.start]:#04x} in line {line}"
+        odd = "UTF-16" if b"\0" in data else f"byte {data[error.start]:#04x} in line {line}"
         raise UserError(f"{path} is no UTF-8 text ({odd}): save it as UTF-8") from error
     if "\0" in text:
-        raise UserError(f"{path} is no text (it has zero bytes): save it as UTF-8")
+        raise UserError(f"{path} is no text (UTF-16): save it as UTF-8")
     return text

@@ -178,7 +178,10 @@ def listed(override: Override) -> str:
     line, key = override.input_line or "", override.get_key_element()
     if not override.is_discrete_sweep():
         return quoted(line) if key in numbered() else line
-    values = list(override.sweep_string_iterator())
+    try:
+        values = list(override.sweep_string_iterator())
+    except TypeError as error:  # glob(8)
+        raise UserError(f"{line}: put quotes around what glob looks for") from error
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         values = [value for value in values if not value.startswith("base_")]  # schemas
     if not values:

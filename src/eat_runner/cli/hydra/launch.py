@@ -38,7 +38,7 @@ def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]
     register()
     BeforeJobs.accept = staticmethod(accept)
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
-    with _arguments(as_hydra_reads(arguments)), _errors_from_hydra(), no_foreign_code():
+    with _errors_from_hydra(), no_foreign_code(), _arguments(as_hydra_reads(arguments)):
         run()
 
 
