@@ -1,5 +1,6 @@
 """How a command begins and ends that trains: whoever listens, and whatever stops it."""
 
+import io
 import os
 import signal
 import sys
@@ -12,9 +13,12 @@ from eat_runner.errors import CONTINUE_ME
 
 
 def ensure_stdout() -> None:
-    """What is printed goes nowhere where who started us has closed stdout (``>&-``): the work is done all the same."""
+    """What is printed goes nowhere where who started us has closed stdout (``>&-``), and is escaped where its encoding
+    has no such character: the work is done all the same."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinished: str = "stopped") -> NoReturn:
@@ -32,6 +36,8 @@ def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinis
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    if hasattr(signal, "SIGHUP"):  # a terminal that is closed takes no training with it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with one_line_errors(program, stops):
             code = command(sys.argv[1:])
