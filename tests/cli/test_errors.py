@@ -11,7 +11,7 @@ import pytest
 import eat_runner
 from eat_runner.cli import run
 
-MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
+MODELS = "entry_point, resnet18, resnet34, resnet50, timm, torchvision, vgg11, vgg13, vgg16, vgg19"
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
     "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, bits, thresholds, compact, "
