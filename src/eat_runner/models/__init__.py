@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from eat_runner.config import ModelConfig
 from eat_runner.errors import UserError
-from eat_runner.models.external import Library, build_entry_point, of_library
+from eat_runner.models.external import Library, Preset, build_entry_point, check_arch, of_library
 from eat_runner.models.network import Builder, Network
 from eat_runner.models.resnet import BasicBlock, Bottleneck, resnet
 from eat_runner.models.timm import TIMM
@@ -13,7 +13,7 @@ from eat_runner.models.torchvision import TORCHVISION
 from eat_runner.models.vgg import vgg
 from eat_runner.models.weights import load_weights, safetensors_bytes, weights_file
 
-__all__ = ["LIBRARIES", "MODELS", "Network", "build", "load_weights", "safetensors_bytes", "weights_file"]
+__all__ = ["LIBRARIES", "MODELS", "Network", "build", "load_weights", "preset", "safetensors_bytes", "weights_file"]
 
 # Packages of networks by name; each is a model, too.
 LIBRARIES: dict[str, Library] = {"torchvision": TORCHVISION, "timm": TIMM}
@@ -43,6 +43,16 @@ def build(config: ModelConfig, image_size: int, channels: int, classes: int) -> 
         raise UserError(f"model={config.name} is unknown: choose one of {', '.join(MODELS)}")
     _check_keys(config)
     return MODELS[config.name](config, image_size, channels, classes)
+
+
+def preset(config: ModelConfig) -> Preset | None:
+    """The images that the network's published weights were trained on; None of a network that is in no library.
+    UserError for a name that the library does not have."""
+    library = LIBRARIES.get(config.name)
+    if library is None:
+        return None
+    check_arch(config, library.names())
+    return library.preset(config.arch)
 
 
 def _check_keys(config: ModelConfig) -> None:
