@@ -268,6 +268,16 @@ def test_a_network_of_torchvision(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert json.loads(out.read_text())["totals"]["macs_valid"] > 0
 
 
+def test_the_table_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"    eat-measure (.*--depth 1)\n\n((?:    .*\n|\n)+)", readme)
+    measure.command(example[0].split())
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    wanted = [line.strip() for line in example[1].splitlines() if line.strip()]
+    assert len(wanted) == 10
+    assert [line for line in wanted if line not in shown] == []
+
+
 def test_a_network_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("timm", reason="the extra timm is not installed")
     measure.command(["timm:test_resnet", "--batch-size", "1", "--classes", "10"])
