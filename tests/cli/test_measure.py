@@ -430,7 +430,7 @@ def test_a_file_that_cannot_be_written_keeps_no_other_from_it(place: Path, capsy
 
 # -- mistakes
 
-NETWORKS = "torchvision:NAME, timm:NAME, entry_point:NAME, or the folder of a finished run"
+NETWORKS = "entry_point:NAME, timm:NAME, torchvision:NAME, or the folder of a finished run"
 BAD: dict[str, str] = {
     "": "the following arguments are required: NETWORK: see eat-measure --help",
     "resnet18": f"resnet18 is no network: give {NETWORKS}; for example torchvision:resnet50",
@@ -467,6 +467,7 @@ BAD: dict[str, str] = {
     "entry_point:tiny --hardware published --hardware twin/fifty.yaml": "--hardware: published and fifty price counts "
     "that are made otherwise: measure for each of them alone",
     "entry_point:tiny --plot x.pdf": "--plot x.pdf: its name must end in .png or .svg",
+    "entry_point:tiny --json out.csv": "--csv, --json and --plot: each needs a file of its own",
     "entry_point:tiny --json images": "images: a folder is there",
     "entry_point:tiny --batch-size 0": "argument --batch-size: 0 is no whole number between 1 and 1000000: see "
     "eat-measure --help",

@@ -217,6 +217,23 @@ def test_images_too_small_name_a_size_and_a_network_that_fit(arch: str, fitting:
     assert logits(build(config, fitting, 3, 10).module, fitting, 3) == (2, 10)
 
 
+def test_a_transformer_is_built_for_the_size_of_the_images():
+    """Patches of 16 px: 40 is no multiple of it, 64 the next power of two that is."""
+    with pytest.raises(UserError, match="model.arch=vit_b_16 cannot take 40x40 images: use dataset.image_size=64, "):
+        build(ModelConfig(name="torchvision", arch="vit_b_16"), 40, 3, 10)
+    module = build(ModelConfig(name="torchvision", arch="vit_b_32"), 64, 3, 10).module
+    assert module.state_dict()["encoder.pos_embedding"].shape == (1, 1 + 2 * 2, 768)
+
+
+def test_a_network_that_computes_while_it_is_made():
+    """RegNet works its widths out with tensors, which have no content where only shapes are looked at."""
+    torch.manual_seed(3)
+    made = build(ModelConfig(name="torchvision", arch="regnet_y_400mf"), 32, 3, 10).module
+    torch.manual_seed(3)
+    theirs = torchvision.models.get_model("regnet_y_400mf", weights=None, num_classes=10)
+    assert not differing(made, theirs)
+
+
 def test_grey_images_are_repeated_and_said_so():
     made = build(ModelConfig(name="torchvision", arch="mobilenet_v3_small"), 8, 1, 10)
     assert (made.channels, made.mean) == (3, None)

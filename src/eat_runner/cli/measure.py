@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import yaml
+
 from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.stoppable import ensure_stdout, importing_torch
 from eat_runner.config import MeterConfig
 from eat_runner.config.hardware import HardwareConfig
+from eat_runner.config.paths import conf_dir
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder
 
 PROGRAM = "eat-measure"
-SOURCES = ("torchvision", "timm", "entry_point")
 HARDWARE = "fused_7nm_int8"  # where nobody names any: today's process and number format, zeros skipped
 BATCH_SIZE = 8
 REAL_IMAGES = 100  # of a folder, where nobody says how many
@@ -93,18 +95,25 @@ def _with_options(message: str) -> str:
 def _network(text: str) -> tuple[str, str]:
     """Source and name, or no source and a run's folder."""
     source, _, name = text.partition(":")
-    if source in SOURCES and name:
+    sources = _sources()
+    if source in sources and name:
         return source, name
     if RunFolder(text).record.exists():
         return "", text
     if Path(text).is_dir():
         raise UserError(f"{text} is no run's folder: it has no {RunFolder(text).record.name}")
-    near = difflib.get_close_matches(source, SOURCES, n=1)
-    hint = f"did you mean {near[0]}:{name or 'NAME'}?" if near else f"for example {SOURCES[0]}:resnet50"
+    near = difflib.get_close_matches(source, sources, n=1)
+    hint = f"did you mean {near[0]}:{name or 'NAME'}?" if near else "for example torchvision:resnet50"
     raise UserError(
-        f"{text} is no network: give {', '.join(f'{known}:NAME' for known in SOURCES)}, or the folder of a finished "
+        f"{text} is no network: give {', '.join(f'{known}:NAME' for known in sources)}, or the folder of a finished "
         f"run; {hint}"
     )
+
+
+def _sources() -> list[str]:
+    """The models that have their networks by name (model.arch)."""
+    files = sorted((conf_dir() / "model").glob("*.yaml"))
+    return [path.stem for path in files if "arch" in yaml.safe_load(path.read_text(encoding="utf-8"))]
 
 
 def _hardware(names: Sequence[str]) -> list[HardwareConfig]:
@@ -140,7 +149,10 @@ def _check(options: argparse.Namespace, of_a_run: bool) -> None:
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option}: a run has its own: leave it out, or give a network such as timm:resnet50")
-    for path in filter(None, (options.csv, options.json, options.plot)):
+    outputs = [path for path in (options.csv, options.json, options.plot) if path is not None]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise UserError("--csv, --json and --plot: each needs a file of its own")
+    for path in outputs:
         folder = path.absolute().parent
         if path.is_dir() or not folder.is_dir():
             raise UserError(f"{path}: {'a folder is there' if path.is_dir() else f'there is no folder {folder}'}")

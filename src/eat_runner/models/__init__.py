@@ -16,7 +16,10 @@ from eat_runner.models.weights import load_weights, safetensors_bytes, weights_f
 __all__ = ["LIBRARIES", "MODELS", "Network", "build", "load_weights", "preset", "safetensors_bytes", "weights_file"]
 
 # Packages of networks by name; each is a model, too.
-LIBRARIES: dict[str, Library] = {"torchvision": TORCHVISION, "timm": TIMM}
+LIBRARIES: dict[str, Library] = {
+    "torchvision": TORCHVISION,
+    "timm": TIMM,
+}
 
 # Each key has a conf/model/<key>.yaml.
 MODELS: dict[str, Builder] = {

@@ -207,11 +207,11 @@ def _energy_columns(priced: Priced, place: int, several: bool) -> list[tuple[Hea
     """What the layers cost, and their share; beside it, where zeros are real, what they would cost without."""
 
     def of(energies: EnergyReport) -> Callable[[Node], float]:
-        by_call = {layer.calls[0]: layer.energy_pj for layer in energies.layers}
+        by_call = {layer.calls[0]: layer.energy_pj for layer in energies.layers if layer.calls}
         return lambda node: sum(by_call.get(row.call, 0.0) for row in node.calls)
 
     headline, dense, total = of(priced.headline), of(priced.dense), _whole(priced.headline)
-    where = f"{priced.hardware.name}, " if several else ""
+    where = printable(f"{priced.hardware.name}, ") if several else ""
     what = "" if priced.real else "dense "
     columns: list[tuple[Head, Cell]] = [
         (
@@ -255,7 +255,7 @@ def hardware_table(report: NetworkReport) -> Table:
     ]
     return Table(
         heads=[head for head, _ in columns],
-        rows=[[cell(priced) for _, cell in columns] for priced in report.priced],
+        rows=[[printable(cell(priced)) for _, cell in columns] for priced in report.priced],
         file="--json",
     )
 
@@ -333,6 +333,7 @@ def _by_first_call(priced: Priced) -> dict[int, dict[str, float]]:
     return {
         layer.calls[0]: {f"{name}_{key}": value for key, value in _energies(layer, priced).items()}
         for layer in priced.actual.layers
+        if layer.calls
     }
 
 

@@ -32,7 +32,8 @@ class LayerEnergy:
     name, op: of a call, or of a whole fused group (``Conv2d+BatchNorm2d+ReLU`` under the convolution's name).
     energy_pj, dense_pj: in units of one multiply-accumulate where prices are relative.
     firing_rate: non-zeros / elements of what leaves the layer.
-    calls: those that it stands for, the group's first one first. parts, dense_parts: of energy_pj and dense_pj.
+    calls: those that it stands for, the group's first one first; none where a rule does not say. parts, dense_parts: of
+    energy_pj and dense_pj.
     """
 
     name: str
