@@ -219,7 +219,7 @@ def test_images_too_small_name_a_size_and_a_network_that_fit(arch: str, fitting:
 
 def test_a_transformer_is_built_for_the_size_of_the_images():
     """Patches of 16 px: 40 is no multiple of it, 64 the next power of two that is."""
-    with pytest.raises(UserError, match="model.arch=vit_b_16 cannot take 40x40 images: use dataset.image_size=64, "):
+    with pytest.raises(UserError, match=r"model.arch=vit_b_16 cannot take 40x40 images: use dataset\.image_size=64, "):
         build(ModelConfig(name="torchvision", arch="vit_b_16"), 40, 3, 10)
     module = build(ModelConfig(name="torchvision", arch="vit_b_32"), 64, 3, 10).module
     assert module.state_dict()["encoder.pos_embedding"].shape == (1, 1 + 2 * 2, 768)
