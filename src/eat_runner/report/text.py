@@ -11,7 +11,7 @@ from rich.text import Text
 
 from eat_runner.errors import printable
 from eat_runner.progress import console_on
-from eat_runner.report.view import Report, Table
+from eat_runner.report.view import Table, Told
 
 WIDTH = 132  # of the lines where there is no terminal
 LEAST_NAME = 16  # columns that a long first cell is folded to
@@ -29,10 +29,11 @@ SPELLED = {
     "→": "->",
     "≤": "<=",
     "≥": ">=",
+    "≠": "!=",
 }
 
 
-def show(report: Report) -> None:
+def show(report: Told) -> None:
     """Print it: with colours and as wide as it is to a terminal, as plain text to a file or pipe, nowhere if there is
     no stdout. OSError where who reads has gone."""
     if sys.stdout is None:  # closed by who started us
@@ -44,7 +45,7 @@ def show(report: Report) -> None:
     console.print(Group(*_parts(report, console.encoding, console.width)), crop=False)
 
 
-def plain(report: Report, encoding: str = "utf-8") -> str:
+def plain(report: Told, encoding: str = "utf-8") -> str:
     """The text without colours, its tables as wide as they are."""
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, color_system=None, highlight=False, legacy_windows=False)
@@ -69,7 +70,7 @@ def _has(encoding: str, character: str) -> bool:
     return True
 
 
-def _parts(report: Report, encoding: str, width: int | None) -> Iterable[RenderableType]:
+def _parts(report: Told, encoding: str, width: int | None) -> Iterable[RenderableType]:
     def line(text: str, style: str = "") -> Text:
         return Text(spelled(text, encoding), style=style)
 
