@@ -40,8 +40,8 @@ def spread(files: Sequence[Path], count: int) -> list[Path]:
 
 
 def read_images(files: Sequence[Path], size: int, channels: int) -> ImageSet:
-    """Scaled to size x size pixels, upright and on white, as dataset=image_folder has them; grey where ``channels`` is 1. Without labels: all are 0. Raises
-    UserError, which names the file, where one cannot be read."""
+    """Scaled to size x size pixels, upright and on white, as dataset=image_folder has them; grey where ``channels`` is
+    1. Without labels: all are 0. Raises UserError, which names the file, where one cannot be read."""
     reading = Reading(size, WHITE, loose=True)
     with ThreadPoolExecutor() as pool:
         read = [found for found in pool.map(reading.read, files) if found is not None]  # None: not called like an image
