@@ -91,8 +91,10 @@ def quoted(argument: str) -> str:
         return _with_choices(argument, key, value)
     if key in PATHS and value.startswith("~"):  # no shell expands it behind an equal sign
         return f"{key}={_in_quotes(str(Path(value).expanduser()))}"
-    if (key in PATHS and value and Path(value).exists()) or (_parsed(argument) is None and _is_text(key)):
-        return f"{key}={_in_quotes(value.strip())}"
+    if key in PATHS and value and Path(value).exists():
+        return f"{key}={_in_quotes(value)}"
+    if _parsed(argument) is None and _is_text(key):
+        return f"{key}={','.join(_in_quotes(text.strip()) for text in value.split(','))}"
     return argument
 
 
