@@ -182,7 +182,7 @@ def listed(override: Override) -> str:
         return quoted(line) if key in numbered() else line
     try:
         values = list(override.sweep_string_iterator())
-    except TypeError as error:  # glob(8)
+    except TypeError as error:  # glob([8])
         raise UserError(f"{line}: put quotes around what glob looks for") from error
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         values = [value for value in values if not value.startswith("base_")]  # schemas
