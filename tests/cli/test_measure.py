@@ -38,6 +38,9 @@ dram_pj_per_bit: 10
 multiply_pj: 2
 accumulate_pj: 3
 add_pj: 7
+register_pj_per_mac: 0
+activation_pj: 0
+weight_reuse: 1
 format: bitmask
 skip: both
 note: a toy
@@ -491,7 +494,9 @@ def test_mistakes_are_one_line(line: str, place: Path) -> None:
     Path("empty").mkdir()
     Path("twin").mkdir()
     Path("twin/toy.yaml").write_text(HARDWARE)
-    Path("twin/fifty.yaml").write_text("rule: published\nname: fifty\nbatch_size: 50\n")
+    Path("twin/fifty.yaml").write_text(
+        "rule: published\nname: fifty\nbatch_size: 50\nprocess_nm: 45\ndram_pj_per_value: 1\nmultiply_pj: 1\n"
+    )
     with pytest.raises(UserError) as error:
         measure.command([*line.split(), "--csv", "out.csv"] if line else [])
     assert str(error.value) == BAD[line]
