@@ -1,0 +1,135 @@
+"""(e) What the choice of a price does to what results/methods/gtsrb says: its runs at other prices.
+
+DRAM, buffer and products from half their price to twice, weights shared by up to 1,000 images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+from eat_runner.analysis.methods import MAGNITUDE, NARROW
+from eat_runner.analysis.pareto import Front, fronts
+from eat_runner.analysis.table import collate
+from eat_runner.config.hardware import FusedHardware
+from eat_runner.energy.hardware import load_hardware
+from eat_runner.report import choose_axes
+from eat_runner.report.plots import COLOURS, STYLE
+from validation.tables import ROOT, Tables
+
+RUNS = ROOT / "results" / "methods" / "gtsrb"
+HARDWARE = ("fused_45nm", "fused_7nm_int8", "dense_7nm_int8", "small_45nm_int8", "eyeriss_65nm")
+BY_DATASET = "dataset"
+POINTS = 0.01  # of accuracy below standard training, on the validation split: what a method may lose
+AS_IT_IS = "as it is"
+FACTORS = (0.5, 2.0)
+SHARED_BY = (10, 100, 1000)
+SHOWN = {"eat": "EAT", "pruning": MAGNITUDE, "narrow": NARROW}
+
+
+def tables() -> Tables:
+    """prices: a row a price list. prices_methods: a row a price list and method."""
+    found = [
+        (name, price, factor, front_of(changed))
+        for name in HARDWARE
+        for price, factor, changed in price_lists(cast(FusedHardware, load_hardware(name)))
+    ]
+    base = {name: front for name, price, _, front in found if price == AS_IT_IS}
+    rows = [
+        {"hardware": name, "price": price, "factor": factor} | beside(front, base[name])
+        for name, price, factor, front in found
+    ]
+    methods = [
+        pd.DataFrame({"hardware": name, "price": price, "factor": factor, "energy_relative": least(front)}).rename_axis(
+            "method"
+        )
+        for name, price, factor, front in found
+    ]
+    table = pd.DataFrame(rows)
+    return Tables({"prices": table, "prices_methods": pd.concat(methods).reset_index()}, {"prices": figure(table)})
+
+
+def price_lists(hardware: FusedHardware) -> list[tuple[str, float, FusedHardware]]:
+    """(what is changed, by which factor, the hardware), the unchanged one first."""
+    bare = replace(hardware, ranges={})
+    scaled: Mapping[str, Callable[[float], FusedHardware]] = {
+        "dram": lambda factor: replace(bare, dram_pj_per_bit=factor * bare.dram_pj_per_bit),
+        "buffer": lambda factor: replace(bare, buffer_pj_per_bit=factor * bare.buffer_pj_per_bit),
+        "products": lambda factor: with_products(bare, factor),
+    }
+    lists = [(name, factor, change(factor)) for name, change in scaled.items() for factor in FACTORS]
+    shared = [("weight_reuse", float(images), replace(bare, weight_reuse=images)) for images in SHARED_BY]
+    return [(AS_IT_IS, 1.0, bare), *lists, *shared]
+
+
+def with_products(hardware: FusedHardware, factor: float) -> FusedHardware:
+    """Multiplication, accumulation, addition, and the registers of a product, in every width."""
+    keys = ("multiply_pj", "accumulate_pj", "add_pj")
+
+    def scaled(prices: Any) -> dict[str, float]:
+        return {key: factor * getattr(prices, key) for key in keys}
+
+    by_bits = {bits: replace(prices, **scaled(prices)) for bits, prices in hardware.mac_pj_by_bits.items()}
+    registers = factor * hardware.register_pj_per_mac
+    return replace(hardware, **scaled(hardware), register_pj_per_mac=registers, mac_pj_by_bits=by_bits)
+
+
+def front_of(hardware: FusedHardware) -> Front:
+    """The front of all runs at these prices."""
+    [front] = fronts(collate(RUNS, hardware, BY_DATASET), axes=choose_axes(hardware, BY_DATASET))
+    return front
+
+
+def least(front: Front) -> pd.Series:
+    """By method: the least energy, relative to standard training's, of its settings within POINTS of that one's
+    accuracy on the validation split."""
+    settings = front.settings
+    enough = settings["accuracy_validation"] >= settings.at[front.reference, "accuracy_validation"] - POINTS
+    return settings[enough].groupby("line")["energy_relative"].min().sort_values()
+
+
+def beside(front: Front, base: Front) -> dict[str, Any]:
+    """What is selected, and whether it is what is selected at the file's own prices; Kendall's tau between the orders
+    of the methods, and of all settings, by energy here and there; what methods save beside standard training."""
+    methods, settings = least(front), front.settings["energy_relative"]
+    selected = front.settings.loc[front.selected]
+    return {
+        "selected": f"{selected['line']}, {selected['point']}",
+        "same_selected": front.selected == base.selected,
+        "methods": len(methods),
+        "best_method": methods.index[0],
+        "tau_methods": _tau(methods, least(base)),
+        "settings": len(settings),
+        "tau_settings": _tau(settings, base.settings["energy_relative"]),
+    } | {f"{key}_decrease_percent": 100 * (1 - methods.get(name, float("nan"))) for key, name in SHOWN.items()}
+
+
+def _tau(here: pd.Series, there: pd.Series) -> float:
+    both = pd.concat([here, there], axis=1, join="inner")
+    assert len(both) == len(here) == len(there)
+    return float(kendalltau(both.iloc[:, 0], both.iloc[:, 1]).statistic)
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """What three methods save, hardware by hardware, at each price list."""
+    with mpl.rc_context(STYLE):
+        made = Figure(figsize=(9.6, 3.4), layout="constrained")
+        panels = made.subplots(1, len(HARDWARE), sharey=True)
+        for axes, (name, of) in zip(panels, table.groupby("hardware", sort=False), strict=True):
+            for key, method in SHOWN.items():
+                axes.plot(
+                    range(len(of)), of[f"{key}_decrease_percent"], "o", ms=4, label=method, color=COLOURS.get(method)
+                )
+            axes.set_xticks(range(len(of)), [_label(row) for row in of.to_dict("records")], rotation=90)
+            axes.set_title(str(name), fontsize=8.5)
+        panels[0].set_ylabel("energy saved, %")
+        made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SHOWN))
+    return made
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return row["price"] if row["price"] == AS_IT_IS else f"{row['price']} ×{row['factor']:g}"
