@@ -7,7 +7,7 @@ nothing, and tensors live where the rule has them. ZigZag knows neither zeros no
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eat_runner.config import MeterConfig
 from eat_runner.config.hardware import FusedHardware
+from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
@@ -39,7 +40,7 @@ DRAM_BITS = 10**12
 # what it keeps of the weights, together
 BUFFERS = 4
 UJ = 1e-6
-ENERGIES = ("zigzag_uj", "zigzag_dram_uj", "zigzag_buffer_uj", "zigzag_mac_uj")
+PARTS = ("uj", "dram_uj", "buffer_uj", "mac_uj")
 
 
 def tables() -> Tables:
@@ -53,17 +54,33 @@ def compare(arch: str, hardware: FusedHardware) -> pd.DataFrame:
     """By convolution or linear layer of a network: the rule's dense energy of the group that it opens, and ZigZag's."""
     torch.manual_seed(0)
     model, x = torchvision.models.get_model(arch, weights=None).eval(), torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-    report = estimate(measure(model, [x], MeterConfig(batch_size=1), floor=False), hardware)
-    rule = {layer.name: layer.dense_pj * UJ for layer in report.layers}
+    counts = measure(model, [x], MeterConfig(batch_size=1), floor=False)
+    rule = {key: dense_uj(counts, part) for key, part in rule_parts(hardware).items()}
     found: dict[tuple[Layer, tuple[str, ...]], dict[str, float]] = {}  # layers of one shape are mapped once
     rows: list[dict[str, Any]] = []
     for name, layer in shapes(model, x).items():
         outside = in_dram(layer, hardware, first=not rows)
         if (layer, outside) not in found:
             found[layer, outside] = mapped(layer, outside, hardware)
-        about = {"network": arch, "layer": name, "in_dram": " ".join(outside), "rule_uj": rule[name]}
-        rows.append(about | found[layer, outside])
+        about = {"network": arch, "layer": name, "in_dram": " ".join(outside)}
+        rows.append(about | {key: energies[name] for key, energies in rule.items()} | found[layer, outside])
     return pd.DataFrame(rows)
+
+
+def rule_parts(hardware: FusedHardware) -> dict[str, FusedHardware]:
+    """The hardware, and with all prices but one kind at zero."""
+    operations = {"multiply_pj": 0.0, "accumulate_pj": 0.0, "add_pj": 0.0, "activation_pj": 0.0}
+    return {
+        "rule_uj": hardware,
+        "rule_dram_uj": replace(hardware, buffer_pj_per_bit=0.0, **operations),
+        "rule_buffer_uj": replace(hardware, dram_pj_per_bit=0.0, **operations),
+        "rule_mac_uj": replace(hardware, dram_pj_per_bit=0.0, buffer_pj_per_bit=0.0),
+    }
+
+
+def dense_uj(counts: Counts, hardware: FusedHardware) -> dict[str, float]:
+    """By the layer that opens a group."""
+    return {layer.name: layer.dense_pj * UJ for layer in estimate(counts, hardware).layers}
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,7 @@ def mapped(layer: Layer, outside: Sequence[str], hardware: FusedHardware) -> dic
     by_level = {str(operand): energies for operand, energies in evaluation.mem_energy_breakdown.items()}
     dram = sum(by_level[own][-1] for own, memory in (("I", "I1"), ("W", "I2"), ("O", "O")) if memory in outside)
     energies = (evaluation.energy_total, dram, evaluation.mem_energy - dram, evaluation.mac_energy)
-    energies_uj = dict(zip(ENERGIES, (energy * UJ for energy in energies), strict=True))
+    energies_uj = {f"zigzag_{part}": energy * UJ for part, energy in zip(PARTS, energies, strict=True)}
     return energies_uj | {"zigzag_products": evaluation.layer.total_mac_count}
 
 
@@ -224,8 +241,8 @@ def _directions(operands: Sequence[str]) -> list[str]:
 
 
 def totals(layers: pd.DataFrame) -> pd.DataFrame:
-    """By network: both totals and their ratio, Spearman's rank correlation over the layers, the ratio's least and most,
-    and ZigZag's parts."""
+    """By network: Spearman's rank correlation over the layers, ZigZag's energy over the rule's in all and by layer, and
+    the sums of both."""
     rows: list[dict[str, Any]] = []
     for network, of in layers.groupby("network"):
         ratio = of["zigzag_uj"] / of["rule_uj"]
@@ -238,9 +255,8 @@ def totals(layers: pd.DataFrame) -> pd.DataFrame:
                 "ratio_least": ratio.min(),
                 "ratio_median": ratio.median(),
                 "ratio_most": ratio.max(),
-                "rule_uj": of["rule_uj"].sum(),
             }
-            | {key: of[key].sum() for key in ENERGIES}
+            | {key: of[key].sum() for key in [f"{whose}_{part}" for whose in ("rule", "zigzag") for part in PARTS]}
         )
     return pd.DataFrame(rows)
 

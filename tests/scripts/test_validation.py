@@ -1,0 +1,152 @@
+"""docs/validation.md has the numbers of results/validation, and what these are made of is right by hand."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from eat_runner.config import MeterConfig  # noqa: E402
+from eat_runner.config.hardware import FusedHardware  # noqa: E402
+from eat_runner.energy.hardware import load_hardware  # noqa: E402
+from eat_runner.energy.meter import measure  # noqa: E402
+from validation import eyeriss, prices, products, simulator, zigzag  # noqa: E402
+
+RESULTS = ROOT / "results" / "validation"
+DOC = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+
+
+def read(name: str) -> pd.DataFrame:
+    return pd.read_csv(RESULTS / f"{name}.csv", keep_default_na=False, na_values={"padding_percent": [""]})
+
+
+def fused(name: str) -> FusedHardware:
+    hardware = load_hardware(name)
+    assert isinstance(hardware, FusedHardware)
+    return hardware
+
+
+# --- by hand -------------------------------------------------------------------------------------------------------
+
+
+def test_dense_products_by_hand():
+    # 8 channels of 5 x 5 pixels, each of 3 x 3 x (4 / 2) products, padding included; called twice
+    conv = nn.Conv2d(4, 8, 3, padding=1, groups=2)
+    model, x = nn.Sequential(conv, nn.Conv2d(8, 4, 1), conv), torch.randn(1, 4, 5, 5)
+    counts = measure(model, [x], MeterConfig(batch_size=1), floor=False)
+    expected = {"0": 2 * 8 * 25 * 9 * 2, "1": 4 * 25 * 8}
+    assert products.dense_products(counts.layers) == expected
+    assert products.torch_products(model, x) == (sum(expected.values()), expected)
+
+
+def test_products_of_a_network_with_groups_are_those_of_torch():
+    layers: dict[str, pd.DataFrame] = {}
+    row = products.compare("mobilenet_v3_small", layers)
+    assert (row["layers"], row["layers_equal"], row["equal"], row["refused"]) == (54, 54, True, "")
+    assert row["products"] == layers["mobilenet_v3_small"]["torch"].sum()
+
+
+@pytest.fixture(scope="module")
+def alexnet() -> pd.DataFrame:
+    return eyeriss.predicted(pd.read_csv(eyeriss.PUBLISHED)).set_index("layer")
+
+
+def test_the_third_layer_of_alexnet_by_hand(alexnet: pd.DataFrame):
+    # 256 x 13 x 13 values in, 27.5 % of them not zero; a word of 16 + 5 bits for each, and for every 32 zeros
+    nonzeros = 11898  # 0.275 x 43264
+    input_bits = 21 * (nonzeros + (43264 - nonzeros) // 32 + 1)
+    # 384 x 13 x 13 values out, with the zeros of the fourth layer's input, 79.3 %
+    nonzeros = 13433  # 0.207 x 64896
+    output_bits = 21 * (nonzeros + (64896 - nonzeros) // 32 + 1)
+    weight_bits = 16 * (384 * 256 * 9 + 384)  # and a bias a filter, all dense
+    row = alexnet.loc["conv3"]
+    assert row["input_mb"] == pytest.approx(4 * input_bits / 8e6)
+    assert row["weight_mb"] == pytest.approx(weight_bits / 8e6)
+    assert row["output_mb"] == pytest.approx(4 * output_bits / 8e6)
+    assert row["rule_mb"] == pytest.approx((4 * (input_bits + output_bits) + weight_bits) / 8e6)
+    assert row["dense_mb"] == pytest.approx((4 * 16 * (43264 + 64896) + weight_bits) / 8e6)
+    # 43264 values of 16 bits fit the buffer of 108 KB and come from there; 64896 do not
+    assert row["buffered_mb"] == pytest.approx((4 * output_bits + weight_bits) / 8e6)
+    # 64 of 384 filters at a time: the input is read six times, weights once for the four images
+    assert row["passes_mb"] == pytest.approx((6 * 4 * input_bits + weight_bits + 4 * output_bits) / 8e6)
+    # of 13 positions in a row 11 have three products with the image and two have two: 37
+    macs = 37**2 * 256 * 384
+    assert row["mmacs"] == pytest.approx(macs / 1e6)
+    # a product is a MAC and four register accesses; every bit comes from or goes to the buffer once, 6 / 16 of a MAC
+    on_chip = 5 * round(0.275 * macs) + 0.375 * (input_bits + weight_bits + output_bits)
+    assert row["on_chip_mmacs"] == pytest.approx(on_chip / 1e6)
+    # conv1 reads its weights for each of 8 strips of each of 4 images
+    first = alexnet.loc["conv1"]
+    assert first["passes_mb"] - first["rule_mb"] == pytest.approx(31 * 16 * (96 * 3 * 121 + 96) / 8e6)
+
+
+def test_parts_of_the_traffic_add_up(alexnet: pd.DataFrame):
+    whole = alexnet["input_mb"] + alexnet["weight_mb"] + alexnet["output_mb"]
+    assert alexnet["rule_mb"].to_numpy() == pytest.approx(whole.to_numpy())
+
+
+def test_rank_correlation_by_hand(alexnet: pd.DataFrame):
+    # the rule swaps the second and the third layer: 1 - 6 (1 + 1) / (5 x 24)
+    order = alexnet["rule_mb"].sort_values(ascending=False).index
+    assert [name[-1] for name in order] == list("13245")
+    found = eyeriss.ranks(alexnet.reset_index()).set_index("rule")
+    assert found.at["rule_mb", "spearman"] == pytest.approx(0.9)
+    assert found.at["rule_mb", "most"] == pytest.approx(4.0 / alexnet.at["conv2", "rule_mb"])
+    assert found.at["on_chip_mmacs", "least"] == pytest.approx(1730 / alexnet.at["conv1", "on_chip_mmacs"])
+
+
+def test_golden_values_of_one_image():
+    golden = pd.read_csv(simulator.GOLDEN).set_index(["case", "quantity"])["golden"]
+    for case in ("hand", "resnet18_1"):
+        found = simulator.quantities(*simulator.network(case))
+        for quantity, value in golden[case].items():
+            assert found[str(quantity)] == pytest.approx(value, rel=1e-6)
+
+
+def test_where_the_tensors_of_a_layer_live():
+    hardware = fused("fused_7nm_int8")  # 2^20 values of 8 bits fit
+    conv = nn.Conv2d(2, 8, 3, stride=2, padding=1)
+    x = torch.zeros(1, 2, 724, 724)  # 1,048,352 values; 8 x 362 x 362, exactly as many, come out
+    layer = zigzag.shape(conv, x, conv(x))
+    assert dict(layer.sizes) == {"B": 1, "K": 8, "G": 1, "OX": 362, "OY": 362, "C": 2, "FX": 3, "FY": 3}
+    assert zigzag.in_dram(layer, hardware, first=False) == ("I2",)
+    assert zigzag.in_dram(layer, hardware, first=True) == ("I1", "I2")
+    larger = zigzag.shape(conv, torch.zeros(1, 2, 726, 726), torch.zeros(1, 8, 363, 363))
+    assert zigzag.in_dram(larger, hardware, first=False) == ("I1", "I2", "O")
+
+
+def test_zigzag_has_our_prices():
+    pytest.importorskip("zigzag")
+    hardware = fused("fused_7nm_int8")
+    linear = nn.Linear(1024, 256)
+    layer = zigzag.shape(linear, torch.zeros(1, 1024), torch.zeros(1, 256))
+    found = zigzag.mapped(layer, ("I2",), hardware)
+    assert found["zigzag_products"] == 1024 * 256
+    assert found["zigzag_mac_uj"] == pytest.approx(1024 * 256 * (0.07 + 0.03) / 1e6)
+    assert found["zigzag_dram_uj"] == pytest.approx(1024 * 256 * 8 * 1300 / 64 / 1e6)  # weights, once
+    # weights go into the buffer and come out, inputs come out for each 32 outputs, outputs go in
+    values = 2 * 1024 * 256 + 256 // 32 * 1024 + 256
+    assert found["zigzag_buffer_uj"] == pytest.approx(values * 8 * 14 / 64 / 1e6)
+
+
+def test_price_lists():
+    lists = {(price, factor): hardware for price, factor, hardware in prices.price_lists(fused("fused_45nm"))}
+    assert len(lists) == 1 + 3 * 2 + 3
+    assert lists["dram", 2.0].dram_pj_per_bit == pytest.approx(2 * 1300 / 64)
+    assert lists["buffer", 0.5].buffer_pj_per_bit == pytest.approx(50 / 64)
+    dearer = lists["products", 2.0]
+    assert (dearer.multiply_pj, dearer.accumulate_pj, dearer.add_pj) == pytest.approx((7.4, 1.8, 1.8))
+    assert dearer.mac_pj_by_bits[8].multiply_pj == pytest.approx(0.4)
+    assert lists["weight_reuse", 1000.0].weight_reuse == 1000
+
+
+def test_methods_at_the_prices_of_the_file_are_those_of_the_report():
+    report = pd.read_csv(ROOT / "results" / "methods" / "fused_7nm_int8" / "equal_accuracy.csv")
+    expected = report[report["allowance"] == 1].set_index("method")["energy_relative"]
+    found = prices.least(prices.front_of(fused("fused_7nm_int8")))
+    assert found.to_dict() == pytest.approx(expected.to_dict())
