@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -19,6 +20,7 @@ import torch
 import torchvision
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -31,7 +33,9 @@ from eat_runner.energy.meter import measure
 from eat_runner.report.plots import EAT_COLOUR, GREY, ST_COLOUR, STYLE
 from validation.tables import Tables
 
-NETWORKS, IMAGE_SIZE, HARDWARE = ("resnet18", "vgg16"), 224, "fused_7nm_int8"
+NETWORKS, IMAGE_SIZE = ("resnet18", "vgg16"), 224
+HARDWARE = ("fused_7nm_int8", "fused_45nm_int8")
+SUMS = (1, 256)  # sums that a column of the array can hold
 ARRAY = 32  # rows, input channels, and columns, output channels, of the processing elements
 SUM_BITS = 32
 BUFFER_PORT, DRAM_PORT = 1024, 64  # bits at a time
@@ -44,13 +48,13 @@ PARTS = ("uj", "dram_uj", "buffer_uj", "mac_uj")
 
 
 def tables() -> Tables:
-    """zigzag: a row a layer. zigzag_totals: a row a network."""
-    hardware = cast(FusedHardware, load_hardware(HARDWARE))
-    layers = pd.concat([compare(arch, hardware) for arch in NETWORKS], ignore_index=True)
+    """zigzag: a row a layer. zigzag_totals: a row a network. Both for each of HARDWARE and SUMS."""
+    files = [cast(FusedHardware, load_hardware(name)) for name in HARDWARE]
+    layers = pd.concat([compare(*each) for each in product(NETWORKS, files, SUMS)], ignore_index=True)
     return Tables({"zigzag": layers, "zigzag_totals": totals(layers)}, {"zigzag": figure(layers)})
 
 
-def compare(arch: str, hardware: FusedHardware) -> pd.DataFrame:
+def compare(arch: str, hardware: FusedHardware, sums: int) -> pd.DataFrame:
     """By convolution or linear layer of a network: the rule's dense energy of the group that it opens, and ZigZag's."""
     torch.manual_seed(0)
     model, x = torchvision.models.get_model(arch, weights=None).eval(), torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -61,8 +65,8 @@ def compare(arch: str, hardware: FusedHardware) -> pd.DataFrame:
     for name, layer in shapes(model, x).items():
         outside = in_dram(layer, hardware, first=not rows)
         if (layer, outside) not in found:
-            found[layer, outside] = mapped(layer, outside, hardware)
-        about = {"network": arch, "layer": name, "in_dram": " ".join(outside)}
+            found[layer, outside] = mapped(layer, outside, hardware, sums)
+        about = {"network": arch, "hardware": hardware.name, "sums": sums, "layer": name, "in_dram": " ".join(outside)}
         rows.append(about | {key: energies[name] for key, energies in rule.items()} | found[layer, outside])
     return pd.DataFrame(rows)
 
@@ -143,11 +147,11 @@ def in_dram(layer: Layer, hardware: FusedHardware, first: bool) -> tuple[str, ..
     return tuple(operand for operand, is_outside in outside.items() if is_outside)
 
 
-def mapped(layer: Layer, outside: Sequence[str], hardware: FusedHardware) -> dict[str, float]:
+def mapped(layer: Layer, outside: Sequence[str], hardware: FusedHardware, sums: int) -> dict[str, float]:
     """ZigZag's energies in uJ for the mapping that needs least of them, by where they are spent, and its products."""
     logging.basicConfig(level=logging.WARNING)  # else ZigZag sets it to INFO
     with TemporaryDirectory() as folder:
-        files = {"accelerator": accelerator(outside, hardware), "mapping": mapping()}
+        files = {"accelerator": accelerator(outside, hardware, sums), "mapping": mapping()}
         for name, content in files.items():
             Path(folder, f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         _, _, evaluations = import_module("zigzag.api").get_hardware_performance_zigzag(
@@ -192,13 +196,13 @@ def mapping() -> list[dict[str, Any]]:
     return [{"name": "default", "spatial_mapping": spatial, "memory_operand_links": links}]
 
 
-def accelerator(outside: Sequence[str], hardware: FusedHardware) -> dict[str, Any]:
-    """Each processing element has a weight, each column the sum of its products; above them the buffer, above that DRAM
+def accelerator(outside: Sequence[str], hardware: FusedHardware, sums: int) -> dict[str, Any]:
+    """Each processing element has a weight, each column some sums of products; above them the buffer, above that DRAM
     for what is in there."""
     everything, whole_array = ["I1", "I2", "O"], ["D1", "D2"]
     weight = _memory(hardware.bits, 0.0, {"read": (["I2, tl"], hardware.bits), "write": (["I2, fh"], hardware.bits)})
-    sums = _memory(SUM_BITS, 0.0, {})
-    sums["ports"] = [
+    column = _memory(sums * SUM_BITS, 0.0, {})
+    column["ports"] = [
         _port(number, kind, [f"O, {direction}"], SUM_BITS)
         for number, (kind, direction) in enumerate([("read", "tl"), ("read", "th"), ("write", "fh"), ("write", "fl")])
     ]
@@ -210,7 +214,7 @@ def accelerator(outside: Sequence[str], hardware: FusedHardware) -> dict[str, An
         "name": hardware.name,
         "memories": {
             "weight": weight | {"operands": ["I2"], "served_dimensions": []},
-            "sums": sums | {"operands": ["O"], "served_dimensions": ["D2"]},
+            "sums": column | {"operands": ["O"], "served_dimensions": ["D2"]},
             "buffer": buffer | {"operands": everything, "served_dimensions": whole_array},
             "dram": dram | {"operands": list(outside), "served_dimensions": whole_array},
         },
@@ -241,14 +245,14 @@ def _directions(operands: Sequence[str]) -> list[str]:
 
 
 def totals(layers: pd.DataFrame) -> pd.DataFrame:
-    """By network: Spearman's rank correlation over the layers, ZigZag's energy over the rule's in all and by layer, and
-    the sums of both."""
-    rows: list[dict[str, Any]] = []
-    for network, of in layers.groupby("network"):
+    """By network, hardware and sums: Spearman's rank correlation over the layers, ZigZag's energy over the rule's in
+    all and by layer, and the sums of both."""
+    keys, rows = ["network", "hardware", "sums"], list[dict[str, Any]]()
+    for values, of in layers.groupby(keys, sort=False):
         ratio = of["zigzag_uj"] / of["rule_uj"]
         rows.append(
-            {
-                "network": network,
+            dict(zip(keys, values, strict=True))
+            | {
                 "layers": len(of),
                 "spearman": float(spearmanr(of["rule_uj"], of["zigzag_uj"]).statistic),
                 "ratio": of["zigzag_uj"].sum() / of["rule_uj"].sum(),
@@ -262,16 +266,20 @@ def totals(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(layers: pd.DataFrame) -> Figure:
-    """ZigZag's energy of a layer against the rule's; on the line they are equal."""
+    """ZigZag's energy of a layer against the rule's, a panel a hardware; on the line they are equal."""
+    ends = [layers["rule_uj"].min() / 2, layers["zigzag_uj"].max() * 2]
+    colours = dict(zip(NETWORKS, (ST_COLOUR, EAT_COLOUR), strict=True))
     with mpl.rc_context(STYLE):
-        made = Figure(figsize=(4.6, 3.8), layout="constrained")
-        axes = made.subplots()
-        ends = [layers["rule_uj"].min() / 2, layers["zigzag_uj"].max() * 2]
-        axes.plot(ends, ends, color=GREY, linewidth=1)
-        for (network, of), colour in zip(layers.groupby("network"), (ST_COLOUR, EAT_COLOUR), strict=True):
-            axes.scatter(of["rule_uj"], of["zigzag_uj"], s=22, color=colour, label=str(network))
-        axes.set(
-            xscale="log", yscale="log", xlabel="fused rule, uJ", ylabel="ZigZag, uJ", title="Dense energy by layer"
-        )
-        axes.legend()
+        made = Figure(figsize=(8.8, 3.8), layout="constrained")
+        for axes, name in zip(made.subplots(1, len(HARDWARE), sharey=True), HARDWARE, strict=True):
+            axes.plot(ends, ends, color=GREY, linewidth=1)
+            for (network, sums), of in layers[layers["hardware"] == name].groupby(["network", "sums"]):
+                face = colours[network] if sums == SUMS[0] else "none"
+                label = f"{network}, {sums} {'sum' if sums == 1 else 'sums'} a column"
+                axes.scatter(of["rule_uj"], of["zigzag_uj"], s=22, color=colours[network], facecolor=face, label=label)
+            axes.set(xscale="log", yscale="log", xlabel="fused rule, uJ", title=name)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda uj, _: f"{uj:g}"))
+        made.axes[0].set_ylabel("ZigZag, uJ")
+        made.axes[0].legend()
     return made

@@ -125,7 +125,7 @@ def test_zigzag_has_our_prices():
     hardware = fused("fused_7nm_int8")
     linear = nn.Linear(1024, 256)
     layer = zigzag.shape(linear, torch.zeros(1, 1024), torch.zeros(1, 256))
-    found = zigzag.mapped(layer, ("I2",), hardware)
+    found = zigzag.mapped(layer, ("I2",), hardware, sums=1)
     assert found["zigzag_products"] == 1024 * 256
     assert found["zigzag_mac_uj"] == pytest.approx(1024 * 256 * (0.07 + 0.03) / 1e6)
     assert found["zigzag_dram_uj"] == pytest.approx(1024 * 256 * 8 * 1300 / 64 / 1e6)  # weights, once
