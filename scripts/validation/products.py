@@ -25,7 +25,9 @@ def tables() -> Tables:
     """products: a row a network. products/<network>: a row a layer, of those that are counted."""
     found: dict[str, pd.DataFrame] = {}
     rows = [compare(arch, found) for arch in torchvision.models.list_models(module=torchvision.models)]
-    return Tables({"products": pd.DataFrame(rows)} | {f"products/{arch}": table for arch, table in found.items()})
+    table = pd.DataFrame(rows)
+    table = table.astype(dict.fromkeys(("layers", "layers_equal", "products", "torch"), "Int64"))
+    return Tables({"products": table} | {f"products/{arch}": table for arch, table in found.items()})
 
 
 def compare(arch: str, layers: dict[str, pd.DataFrame]) -> dict[str, object]:

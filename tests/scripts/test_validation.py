@@ -136,7 +136,7 @@ def test_zigzag_has_our_prices():
 
 def test_price_lists():
     lists = {(price, factor): hardware for price, factor, hardware in prices.price_lists(fused("fused_45nm"))}
-    assert len(lists) == 1 + 3 * 2 + 3
+    assert len(lists) == 1 + 2 + 2 + 3 + 3
     assert lists["dram", 2.0].dram_pj_per_bit == pytest.approx(2 * 1300 / 64)
     assert lists["buffer", 0.5].buffer_pj_per_bit == pytest.approx(50 / 64)
     dearer = lists["products", 2.0]
@@ -150,3 +150,81 @@ def test_methods_at_the_prices_of_the_file_are_those_of_the_report():
     expected = report[report["allowance"] == 1].set_index("method")["energy_relative"]
     found = prices.least(prices.front_of(fused("fused_7nm_int8")))
     assert found.to_dict() == pytest.approx(expected.to_dict())
+
+
+# --- docs/validation.md --------------------------------------------------------------------------------------------
+
+
+def said(*texts: str) -> None:
+    """Each text stands in the document, wherever its lines break."""
+    words = " ".join(DOC.split())
+    assert [text for text in texts if text not in words] == []
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def lines_of(section: str, first: str) -> list[str]:
+    """The rows of a section's table that begin so."""
+    return [text for text in DOC.split(f"## ({section})")[1].split("\n## ")[0].splitlines() if text.startswith(first)]
+
+
+def test_products_in_the_document():
+    table = read("products")
+    counted, refused = table[table["refused"] == ""], table[table["refused"] != ""]
+    layers = {arch: read(f"products/{arch}") for arch in counted["network"]}
+    for row in counted.to_dict("records"):
+        by_layer = layers[row["network"]]
+        assert (by_layer["products"] == by_layer["torch"]).all()
+        assert len(by_layer) == int(row["layers"]) == int(row["layers_equal"])
+        assert by_layer["torch"].sum() == int(row["torch"]) == int(row["products"])
+    assert refused["network"].str.startswith(("vit", "swin", "maxvit")).all()
+    whole, padding = sum(map(len, layers.values())), counted["padding_percent"]
+    said(
+        f"equal in {whole:,} of {whole:,} layers of all {len(counted)} convolutional classifiers of torchvision; its "
+        f"{len(refused)} transformers are refused by name",
+        f"{padding.min():.1f} to {padding.max():.0f} % of them (median {padding.median():.0f} %)",
+    )
+
+
+def test_golden_values_in_the_document():
+    table = read("simulator")
+    assert table[["case", "quantity"]].equals(pd.read_csv(simulator.GOLDEN)[["case", "quantity"]])
+    largest = table["relative_difference"].max()
+    assert largest < 1e-12
+    said(f"equal, {len(table)} of {len(table)}", f"Largest relative difference: {largest:.0e}")
+
+
+def test_eyeriss_in_the_document(alexnet: pd.DataFrame):
+    table = read("eyeriss").set_index("layer")
+    pd.testing.assert_frame_equal(table, alexnet, check_dtype=False, rtol=1e-8)
+    shares = {key: 100 * table[key] / table[key].sum() for key in ("energy_mj", "on_chip_mmacs", "on_chip_dense_mmacs")}
+    expected = [
+        line(
+            str(name).upper(),
+            f"{row['input_zeros_percent']:g}",
+            *(f"{row[key]:.1f}" for key in ("dram_mb", "rule_mb", "passes_mb")),
+            f"{row['energy_mj']:.2f}",
+            *(f"{share[name]:.0f}" for share in shares.values()),
+        )
+        for name, row in table.iterrows()
+    ]
+    assert lines_of("c", "| CONV") == expected
+    ranks = read("eyeriss_ranks").set_index("rule")
+    rule, passes, chip, dense = (
+        ranks.loc[key] for key in ("rule_mb", "passes_mb", "on_chip_mmacs", "on_chip_dense_mmacs")
+    )
+    fit = read("eyeriss_fit").iloc[0]
+    said(
+        f"the chip moves {rule['least']:.1f} to {rule['most']:.1f} times as much; rank correlation "
+        f"{rule['spearman']:g}",
+        f"make {1 / passes['most']:.2f} to {1 / passes['least']:.2f} of the measured MB, rank correlation "
+        f"{passes['spearman']:g}",
+        f"{table.at['conv3', 'buffered_mb']:.2f} and {table.at['conv5', 'buffered_mb']:.2f} MB",
+        f"rank correlation {chip['spearman']:g}, or {dense['spearman']:g} if no zero were skipped",
+        f"{chip['least']:.1f} pJ a MAC in CONV1, where nothing is zero, {chip['most']:.1f} in CONV4",
+        f"{fit['always_pj']:.1f} pJ for every MAC and {fit['unless_skipped_pj']:.1f} more for one that is not skipped "
+        f"(errors up to {fit['error_percent']:.0f} %): **a zero saves {fit['saved_percent']:.0f} % of a MAC there",
+    )
+    assert (table["dram_mb"] > table["rule_mb"]).all()
