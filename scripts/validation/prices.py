@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 from eat_runner.analysis.methods import MAGNITUDE, NARROW
@@ -19,7 +17,6 @@ from eat_runner.analysis.table import collate
 from eat_runner.config.hardware import FusedHardware
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.report import choose_axes
-from eat_runner.report.plots import COLOURS, STYLE
 from validation.tables import ROOT, Tables
 
 RUNS = ROOT / "results" / "methods" / "gtsrb"
@@ -50,8 +47,7 @@ def tables() -> Tables:
         )
         for name, price, factor, front in found
     ]
-    table = pd.DataFrame(rows)
-    return Tables({"prices": table, "prices_methods": pd.concat(methods).reset_index()}, {"prices": figure(table)})
+    return Tables({"prices": pd.DataFrame(rows), "prices_methods": pd.concat(methods).reset_index()})
 
 
 def price_lists(hardware: FusedHardware) -> list[tuple[str, float, FusedHardware]]:
@@ -113,24 +109,3 @@ def _tau(here: pd.Series, there: pd.Series) -> float:
     both = pd.concat([here, there], axis=1, join="inner")
     assert len(both) == len(here) == len(there)
     return float(kendalltau(both.iloc[:, 0], both.iloc[:, 1]).statistic)
-
-
-def figure(table: pd.DataFrame) -> Figure:
-    """What three methods save, hardware by hardware, at each price list."""
-    with mpl.rc_context(STYLE):
-        made = Figure(figsize=(9.6, 3.4), layout="constrained")
-        panels = made.subplots(1, len(HARDWARE), sharey=True)
-        for axes, (name, of) in zip(panels, table.groupby("hardware", sort=False), strict=True):
-            for key, method in SHOWN.items():
-                axes.plot(
-                    range(len(of)), of[f"{key}_decrease_percent"], "o", ms=4, label=method, color=COLOURS.get(method)
-                )
-            axes.set_xticks(range(len(of)), [_label(row) for row in of.to_dict("records")], rotation=90)
-            axes.set_title(str(name), fontsize=8.5)
-        panels[0].set_ylabel("energy saved, %")
-        made.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SHOWN))
-    return made
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    return row["price"] if row["price"] == AS_IT_IS else f"{row['price']} ×{row['factor']:g}"

@@ -1,5 +1,6 @@
 """docs/validation.md has the numbers of results/validation, and what these are made of is right by hand."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -228,3 +229,82 @@ def test_eyeriss_in_the_document(alexnet: pd.DataFrame):
         f"(errors up to {fit['error_percent']:.0f} %): **a zero saves {fit['saved_percent']:.0f} % of a MAC there",
     )
     assert (table["dram_mb"] > table["rule_mb"]).all()
+
+
+def test_zigzag_in_the_document():
+    totals, layers = read("zigzag_totals"), read("zigzag")
+    expected = [
+        line(
+            row["network"],
+            f"`{row['hardware']}`",
+            str(row["sums"]),
+            f"{row['spearman']:.2f}",
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_least']:.2f}, {row['ratio_median']:.2f}, {row['ratio_most']:.1f}",
+            f"{row['zigzag_buffer_uj'] / row['rule_buffer_uj']:.0f}",
+        )
+        for row in totals.to_dict("records")
+    ]
+    assert lines_of("d", "| resnet18") + lines_of("d", "| vgg16") == expected
+    keys = ["network", "hardware", "sums"]
+    sums = layers.groupby(keys, sort=False).sum(numeric_only=True).reset_index()
+    for key in [f"{whose}_{part}" for whose in ("rule", "zigzag") for part in zigzag.PARTS]:
+        assert totals[key].to_numpy() == pytest.approx(sums[key].to_numpy())
+    assert sums["zigzag_uj"].to_numpy() == pytest.approx(
+        sum(sums[f"zigzag_{part}"] for part in zigzag.PARTS[1:]).to_numpy()
+    )
+    buffer, dram, padding = (sums[f"zigzag_{key}_uj"] / sums[f"rule_{key}_uj"] for key in ("buffer", "dram", "mac"))
+    each = (1e6 * sums["zigzag_buffer_uj"] / sums["zigzag_products"])[sums["hardware"] == "fused_7nm_int8"]
+    small = layers[layers["zigzag_uj"] < layers["rule_uj"]]
+    assert set(small["layer"]) == {"layer2.0.downsample.0"}
+    said(
+        f"the buffer costs {buffer.min():.0f} to {buffer.max():.0f} times what the rule says, the total "
+        f"{totals['ratio'].min():.2f} to {totals['ratio'].max():.2f} times; rank correlation "
+        f"{totals['spearman'].min():.2f} to {totals['spearman'].max():.2f}",
+        f"equal within {100 * (dram - 1).abs().max():.2f} % of a network",
+        f"({100 * (padding.min() - 1):.0f} to {100 * (padding.max() - 1):.0f} %)",
+        f"At 7 nm that is {each.min():.2f} to {each.max():.2f} pJ for each product, which itself costs 0.10",
+        f"no lower bound ({(small['zigzag_uj'] / small['rule_uj']).min():.2f})",
+        f"(d) has {each.min():.2f} to {each.max():.2f} pJ at 7 nm",
+    )
+
+
+def test_prices_in_the_document():
+    table = read("prices")
+    expected: list[str] = []
+    for name, of in table.groupby("hardware", sort=False):
+        ranges = [of[of["factor"].isin([0.5, 2])], of[~of["factor"].isin([0.5, 1, 2])]]
+        stays = [
+            (f"{part['same_selected'].sum()} of {len(part)}", f"{part['tau_methods'].min():.2f}") for part in ranges
+        ]
+        saved = [
+            "; ".join(f"{abs(round(part[key].min()))} to {part[key].max():.0f}" for part in ranges)
+            for key in (f"{method}_decrease_percent" for method in prices.SHOWN)
+        ]
+        expected.append(line(f"`{name}`", *stays[0], *stays[1], *saved))
+    assert lines_of("e", "| `") == expected
+    eat, pruning, narrow = (table[f"{key}_decrease_percent"] for key in prices.SHOWN)
+    assert (eat < narrow).all()
+    wins = (pruning > narrow).groupby(table["hardware"]).agg(["all", "any"])
+    assert set(wins.index[wins["all"]]) == {"fused_45nm", "fused_7nm_int8", "small_45nm_int8"}
+    assert set(wins.index[~wins["any"]]) == {"dense_7nm_int8", "eyeriss_65nm"}
+    near = table[table["factor"].isin([0.5, 2])]
+    assert near["same_selected"].all()
+    chip = table[table["hardware"] == "fused_7nm_int8"].set_index(["price", "factor"])["eat_decrease_percent"]
+    close = chip[chip.index.get_level_values("factor").isin([0.5, 2])]
+    said(
+        f"stays in {len(near)} of {len(near)} price lists",
+        f"(Kendall's tau at least {near['tau_methods'].min():.2f})",
+        f"at {len(table) // len(prices.HARDWARE)} price lists for each hardware",
+        f"in all {len(table)} price lists",
+        f"({close.min():.1f} to {close.max():.1f} % from half to twice) is {chip['products', 16]:.0f} % with products "
+        f"at 16 times, {chip['weight_reuse', 1000]:.0f} % where 1,000 images share",
+    )
+    others = table[(table["hardware"] == "eyeriss_65nm") & ~table["factor"].isin([0.5, 1, 2])]
+    assert (others["eat_decrease_percent"] > others["pruning_decrease_percent"]).all()
+
+
+def test_every_file_that_the_document_links_to_is_there():
+    links = re.findall(r"\]\((\.\.[^)]+)\)", DOC)
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
