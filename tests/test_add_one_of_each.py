@@ -158,6 +158,19 @@ def build_tiny(config, image_size, channels, classes):
     return Network(Tiny(config.width, channels, classes), channels)
 """,
     "conf/model/tiny.yaml": "defaults: [base_model, _self_]\nname: tiny\nwidth: 4\n",
+    # a package of networks
+    "src/eat_runner/models/shelf.py": """
+from eat_runner.models.external import Library, Preset
+from eat_runner.models.tiny import Tiny
+
+SHELF = Library(
+    names=lambda: ["narrow", "wide"],
+    create=lambda arch, classes, image_size: Tiny({"narrow": 2, "wide": 4}[arch], 3, classes),
+    trained=lambda arch, image_size: Tiny({"narrow": 2, "wide": 4}[arch], 3, 7),
+    preset=lambda arch: Preset(12, (0.5,) * 3, (0.5,) * 3),
+)
+""",
+    "conf/model/shelf.yaml": "defaults: [base_model, _self_]\nname: shelf\narch: narrow\n",
     # a data set
     "src/eat_runner/data/stripes.py": """
 import numpy as np
@@ -226,6 +239,8 @@ LINES = [
     ("loggers/__init__.py", "LOGGERS: ", '    "journal": Journal,'),
     ("models/__init__.py", "from eat_runner.models.resnet", "from eat_runner.models.tiny import build_tiny"),
     ("models/__init__.py", "MODELS: ", '    "tiny": build_tiny,'),
+    ("models/__init__.py", "from eat_runner.models.resnet", "from eat_runner.models.shelf import SHELF"),
+    ("models/__init__.py", "LIBRARIES: ", '    "shelf": SHELF,'),
     ("data/__init__.py", "from eat_runner.data.store", "from eat_runner.data.stripes import stripes"),
     ("data/__init__.py", "DATASETS: ", '    "stripes": Source(stripes),'),
     (
@@ -338,6 +353,15 @@ def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     done(tree, tmp_path, f"init={again}", *ARGUMENTS, "trainer.epochs=0", "name=child")
     report = done(tree, tmp_path, "results/again", "--hardware", "per_product", module="eat_runner.cli.report")
     assert "hardware per_product (1 nm)" in report
+
+
+def test_a_package_of_networks_is_trained_and_measured(tree, tmp_path):
+    arguments = "dataset=stripes model=shelf trainer.epochs=1 trainer.compile=off threads=1 device=cpu".split()
+    done(tree, tmp_path, *arguments, "model.pretrained=true")
+    measured = done(tree, tmp_path, "shelf:wide", "--hardware", "per_product", module="eat_runner.cli.measure")
+    assert "images of 3x12x12" in measured
+    # 4 channels of 3 x 3 x 3 weights at 5 x 5 positions, then 4 weights for each of 1000 classes, at 2 pJ
+    assert f"{2 * (4 * 27 * 25 + 4000) / 1e6:.6f} uJ" in measured
 
 
 def test_a_method_alone_has_lambda_zero(tree, tmp_path):

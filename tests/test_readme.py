@@ -35,6 +35,25 @@ def test_the_gtsrb_table_is_that_of_the_result_files():
             assert float(decrease) == pytest.approx(float(priced["energy_decrease_percent"]), abs=0.051)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_the_table_of_methods_is_that_of_the_result_files(page: str):
+    number = r"(-?[\d.]+)"
+    line = rf"^\|[^|]+\| {number} \| (?:{number} \[{number}, {number}\])? ?\| {number} \| {number} \|$"
+    shown = re.findall(line, (ROOT / page).read_text(), re.M)
+    with (ROOT / "results" / "methods" / "fused_7nm_int8" / "equal_accuracy.csv").open(newline="") as file:
+        rows = {f"{float(r['energy_uj_per_image']):.2f}": r for r in csv.DictReader(file) if r["allowance"] == "1"}
+    assert len(shown) >= 5
+    for accuracy, below, low, high, uj, decrease in shown:
+        row = rows[uj]
+        assert accuracy == f"{100 * float(row['accuracy']):.2f}"
+        assert decrease == percent(row, "energy_decrease")
+        if below:
+            keys = ("accuracy_difference", "accuracy_difference_high", "accuracy_difference_low")
+            assert [below, low, high] == [f"{-100 * float(row[key]):.2f}" for key in keys]
+        else:
+            assert row["method"] == "standard training"
+
+
 def test_table_1_is_that_of_the_result_files():
     with (ROOT / "results" / "reproduction" / "slim" / "table1.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

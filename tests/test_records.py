@@ -166,6 +166,19 @@ def test_every_truncation_and_every_flipped_bit_of_a_record_is_noticed(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["layers.csv", "batches.csv"])
+def test_a_checkout_with_other_line_ends_is_the_same_table(tmp_path: Path, name: str) -> None:
+    folder, _ = finished(tmp_path)
+    path, counts = tmp_path / name, folder.read_counts()
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert folder.read_counts() == counts
+
+
+def test_checkouts_keep_line_ends() -> None:
+    attributes = (Path(__file__).parents[1] / ".gitattributes").read_text().splitlines()
+    assert "* text=auto eol=lf" in attributes
+
+
+@pytest.mark.parametrize("name", ["layers.csv", "batches.csv"])
 def test_damaged_and_missing_counts_are_refused(tmp_path: Path, name: str) -> None:
     folder, _ = finished(tmp_path)
     path = tmp_path / name

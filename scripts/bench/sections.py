@@ -33,6 +33,7 @@ from eat_runner.config.bits import BitsConfig
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.data import Dataset, ImageSet, load
 from eat_runner.data.batches import training_batches
+from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
@@ -137,9 +138,15 @@ def method_steps(network: Network, sizes: Sizes) -> Samples:
         penalty.look(counts)
         steps[weighting] = step_of(t, penalty)
     every = PruningConfig().every_steps
-    for name in ("magnitude", "energy"):
-        t, pruning = training(network, sizes), METHODS["pruning"](PruningConfig(name=name), hardware)
+    budget = Budget.of(hardware, 0.2, None, counts)
+    for name, settings, limit in (
+        ("magnitude", PruningConfig(name="magnitude"), None),
+        ("energy", PruningConfig(name="energy"), None),
+        ("energy budget=0.2", PruningConfig(name="energy", density=None), budget),
+    ):
+        t, pruning = training(network, sizes), METHODS["pruning"](settings, hardware, limit)
         pruning.on_build(t.model)
+        pruning.on_example(t.model, t.x_nchw[:2])
         pruning.before_training(counts)
         # in the middle of the training: new masks, and in the steps between them those that there are
         steps[f"pruning={name}, masks"] = step_of(t, Penalty(), [pruning], done=5 * every)
@@ -152,7 +159,7 @@ def method_steps(network: Network, sizes: Sizes) -> Samples:
     images = random_images(sizes.looked_at, sizes.image_size)
     steps["look"] = trainer_of(network, images, TrainerConfig(), dataset).look
     found = interleaved(steps, network.rounds)
-    for name in ("magnitude", "energy"):
+    for name in ("magnitude", "energy", "energy budget=0.2"):
         found[f"pruning={name}"] = mean_of(found, f"pruning={name}", f"pruning={name}, masks", every)
     return found | {"epoch": found["energy"] * (IMAGES_OF_EPOCH // sizes.batch)}
 

@@ -3,8 +3,8 @@
 eyeriss.csv has, of Chen et al., Eyeriss: An Energy-Efficient Reconfigurable Accelerator for Deep Convolutional Neural
 Networks, JSSC 52(1), 2017, Table V: megabytes from and to DRAM for the batch, zeros of the inputs, energy of an image
 (power x latency / 4, the chip without its DRAM). Beside it how a layer is taken to be cut into passes, an assumption
-after the paper's table of mappings: images that share a fetch of the weights, filters of a group, those of them that share a
-fetch of the input, and strips of the output that each fetch the weights anew.
+after the paper's table of mappings: images that share a fetch of the weights, filters of a group, those of them that
+share a fetch of the input, and strips of the output that each fetch the weights anew.
 """
 
 from collections import OrderedDict

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("eat-runner", "torch", "torchvision", "numpy", "hydra-core")
+PACKAGES = ("eat-runner", "torch", "torchvision", "timm", "numpy", "hydra-core")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LONGEST_GRACE_S = 600.0  # between a cluster's SIGTERM and its SIGKILL
 # a cluster's, heeded where somebody listens: submitit requeues the job then

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+USUAL_WIDTH = 80  # columns
 
 
 def duration(seconds: float) -> str:
@@ -47,6 +48,12 @@ class Audience:
         return self.stream.fileno()
 
 
+def console_on(stream: TextIO | None = None) -> Console:
+    """On stdout or another stream, as wide as it is; of usual width where nobody knows (``COLUMNS=0``)."""
+    console = Console(file=stream, highlight=False)
+    return console if console.width > 0 else Console(file=stream, highlight=False, width=USUAL_WIDTH)
+
+
 class ProgressBar:
     """A context manager: ``bar.update(done, text)`` as often as you like; showing it costs next to nothing.
 
@@ -55,7 +62,7 @@ class ProgressBar:
 
     def __init__(self, title: str, total: int, stream: TextIO | None = None):
         self.title, self.total, self.stream = title, total, Audience(stream or sys.stderr)
-        self.console = Console(file=cast(TextIO, self.stream))
+        self.console = console_on(cast(TextIO, self.stream))
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self.console, transient=True)
         self.task = self.bar.add_task(title, total=total, text="")

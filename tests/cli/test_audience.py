@@ -1,6 +1,7 @@
 """Training outlives its audience: whoever reads the output may go, be full, or never have been there."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,7 +36,18 @@ def closed(folder: Path) -> int:
 
 
 def hung_up(folder: Path) -> int:
-    """A terminal that is closed while the command runs."""
+    """The terminal that the command was started from is closed: the system sends its session SIGHUP."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.execv(RUN[0], RUN)
+    assert os.read(terminal, 1)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def gone_terminal(folder: Path) -> int:
+    """A terminal that is not the session's is closed while the command runs."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(RUN, cwd=folder, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL)
     os.close(theirs)
@@ -44,8 +56,20 @@ def hung_up(folder: Path) -> int:
     return process.wait()
 
 
+def no_errors(folder: Path) -> int:
+    return subprocess.run(["sh", "-c", 'exec "$@" 2>&- >/dev/null', "sh", *RUN], cwd=folder).returncode
+
+
+def no_output(folder: Path) -> int:
+    return subprocess.run(["sh", "-c", 'exec "$@" >&- 2>/dev/null', "sh", *RUN], cwd=folder).returncode
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize("audience", [gone, full, closed, hung_up], ids=lambda audience: audience.__name__)
+@pytest.mark.parametrize(
+    "audience",
+    [gone, full, closed, hung_up, gone_terminal, no_errors, no_output],
+    ids=lambda audience: audience.__name__,
+)
 def test_every_run_is_finished(audience: Callable[[Path], int], tmp_path: Path) -> None:
     assert audience(tmp_path) in {0, 1}  # 1: the report could not be shown
     records = [RunFolder(path.parent).read_record() for path in tmp_path.glob("results/default/*/record.json")]
@@ -77,3 +101,13 @@ def test_a_stream_that_cannot_be_written_is_written_no_further(tmp_path: Path) -
     assert broken.asked
     assert Audience(None).write("hello") == 5
     assert not Audience(None).isatty()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("arguments", ["--cfg job name=λ± init=/größe/猫", "--help", "-m name=猫 plan=true lambda=0,1"])
+def test_what_an_encoding_does_not_have_is_escaped(arguments: str, encoding: str, tmp_path: Path) -> None:
+    command = [*RUN[:3], *arguments.split()]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0), done.stderr
+    assert done.stdout.decode(encoding)

@@ -97,7 +97,7 @@ MISTAKES = {
     "dataset=image_folder": "has no folders train and test",
     "init=/no/such": "init=/no/such is not there: ",
     "model=vgg11 model.arch=foo": "model.arch=foo means nothing for model=vgg11: ",
-    "model.pretrained=true": "model.pretrained=true is for model=torchvision only: ",
+    "model.pretrained=true": "model.pretrained=true is for model=torchvision or model=timm only: ",
 }
 
 

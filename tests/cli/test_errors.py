@@ -11,7 +11,12 @@ import pytest
 import eat_runner
 from eat_runner.cli import run
 
-MODELS = "entry_point, resnet18, resnet34, resnet50, torchvision, vgg11, vgg13, vgg16, vgg19"
+MODELS = "entry_point, resnet18, resnet34, resnet50, timm, torchvision, vgg11, vgg13, vgg16, vgg19"
+COMBINED = (
+    "demo, gtsrb_slim, methods/cifar10, methods/gtsrb, paper/ablation_cifar10, paper/ablation_gtsrb, "
+    "paper/celeba_resnet18, paper/celeba_vgg16, paper/choices, paper/choices_augmentation, paper/choices_vgg16, "
+    "paper/cifar10_resnet18, paper/cifar10_vgg16, paper/gtsrb_resnet18, paper/gtsrb_vgg16"
+)
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
     "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, bits, thresholds, compact, "
@@ -276,9 +281,33 @@ BAD: dict[str, str] = {
     "name=${nope}": "${nope}: there is no key nope",
     "data_dir=${oc.env:NO_SUCH_VARIABLE}": "${oc.env:NO_SUCH_VARIABLE}: "
     "the environment variable NO_SUCH_VARIABLE is not set",
+    # sweeps
+    "-m lambda=glob(*)": "lambda=glob(*) matches nothing: lambda is no group of files, so list its values, "
+    "lambda=a,b,c",
+    "-m model=glob(zzz*)": f"model=glob(zzz*) matches nothing: choose among {MODELS}",
+    "-m lambda=range(3,1)": "lambda=range(3,1) is empty: range(START,STOP,STEP) ends before STOP",
+    "-m lambda=range(0,0) seed=0,1": "lambda=range(0,0) is empty: range(START,STOP,STEP) ends before STOP",
+    "-m seed=0,1 seed=2": "seed=0,1 and seed=2: seed is given twice, and only the last would count: leave one out",
+    "seed=0,1 lambda=1 -m seed=2,3": "seed=0,1 and seed=2,3: seed is given twice, and only the last would count: leave "
+    "one out",
+    "experiment=demo experiment=gtsrb_slim": "experiment=demo and experiment=gtsrb_slim: experiment is given twice, "
+    "and only the last would count: leave one out",
+    "-m experiment=demo,gtsrb_slim": "experiment=demo has a sweep of its own (recipe, seed), which would not be made "
+    "beside another choice: give each a command of its own",
+    "-m recipe=st,magnitude_0.05 pruning.ranking=local": "recipe=magnitude_0.05: pruning.ranking=local is unknown: "
+    "choose one of global, uniform, erk",
+    # files
+    "experiment=zzz": f"experiment=zzz is unknown: choose one of {COMBINED}; or a file of your own: "
+    "experiment=FILE.yaml",
+    "experiment=methods/gtsr": "experiment=methods/gtsr is unknown: did you mean experiment=methods/gtsrb? All: "
+    f"{COMBINED}; or a file of your own: experiment=FILE.yaml",
+    "-m bits=glob(8)": "bits=glob(8): put quotes around what glob looks for",
+    "experiment=gone.yaml": "gone.yaml: no configuration file there (No such file or directory)",
+    "model=gone.yml": "gone.yml: no configuration file there (No such file or directory)",
+    "-m recipe=st,gone.yaml": "gone.yaml: no configuration file there (No such file or directory)",
     # flags
+    "--config-path .": "--config-path would take the place of all of eat-run's files: add yours with --config-dir",
     "--bogus": "--bogus is no option: see eat-run --help",
-    "lambda=1 -m seed=0,1": "seed=0,1 stands behind an option: write options such as -m in front of key=value",
     "-m --cfg job": "only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time",
     "--cfg": "argument --cfg/-c: expected one argument: see eat-run --help",
     "--resolve": "--resolve goes with --cfg: write --cfg job --resolve",

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from eat_runner.config import MeterConfig
-from eat_runner.energy.budget import Budget, dense_pj, energy_pj, least, with_activations, with_weights
+from eat_runner.energy.budget import (
+    Budget,
+    dense_pj,
+    energy_pj,
+    least,
+    with_activations,
+    with_weights,
+    without_channels,
+)
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
@@ -71,6 +79,28 @@ def test_counts_with_fewer_weights_are_those_of_a_network_that_has_so_many(name:
     for real_batch, said_batch in zip(after.batches, expected.batches, strict=True):
         assert said_batch.parameter_nonzeros == real_batch.parameter_nonzeros
     assert energy_pj(expected, hardware) < energy_pj(before, hardware)
+
+
+def test_counts_without_channels_are_those_of_the_smaller_network():
+    """Two channels of eight are silent: in the wide network as zeros, in the narrow one not at all."""
+    wide = network()
+    narrow = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 16, 3, bias=False),
+        *wide[4:],
+    ).eval()
+    with torch.no_grad():
+        wide[0].weight[6:], wide[1].weight[6:], wide[1].bias[6:], wide[3].weight[:, 6:] = 0, 0, 0, 0
+        narrow[0].weight.copy_(wide[0].weight[:6])
+        narrow[3].weight.copy_(wide[3].weight[:, :6])
+    before, expected = counts_of(wide), counts_of(narrow)
+    found = without_channels(before, {0: 0.75, 1: 0.75, 2: 0.75})
+    for hardware in map(load_hardware, ("fused_45nm", "fused_7nm_int8", "eyeriss_65nm", "dense_7nm_int8")):
+        assert energy_pj(found, hardware) == pytest.approx(energy_pj(expected, hardware))
+        assert dense_pj(found, hardware) == pytest.approx(dense_pj(expected, hardware))
+    assert without_channels(before, {}) == before
 
 
 @pytest.mark.parametrize("name", HARDWARE)

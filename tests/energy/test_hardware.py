@@ -176,12 +176,77 @@ def test_eyeriss_prices_are_relative() -> None:
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "defaults: [base_fused, _self_]\nrule: fused\nmultiply_pj: 2\nbatch_size: 50\nsource: {multiply_pj: me}\n"
-    )
+    path.write_text(f"defaults: [base_fused, _self_]\n{OWN}batch_size: 50\nsource: {{multiply_pj: me}}\n")
     assert load_hardware(str(path)) == FusedHardware(
-        name="mine", multiply_pj=2.0, batch_size=50, source={"multiply_pj": "me"}
+        name="mine",
+        bits=8,
+        buffer_bits=1000,
+        buffer_pj_per_bit=0.5,
+        dram_pj_per_bit=20.0,
+        multiply_pj=2.0,
+        batch_size=50,
+        source={"multiply_pj": "me"},
     )
+
+
+NEEDED = {"bits": "8", "buffer_bits": "1000", "buffer_pj_per_bit": "0.5", "dram_pj_per_bit": "20", "multiply_pj": "2"}
+NEEDED |= dict.fromkeys(("accumulate_pj", "add_pj", "register_pj_per_mac", "activation_pj"), "0")
+OWN = "rule: fused\n" + "".join(f"{key}: {value}\n" for key, value in NEEDED.items())
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_what_a_file_has_to_say(key: str, tmp_path: Path) -> None:
+    """A price that nobody wrote is not 0."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN.replace(f"{key}: {NEEDED[key]}\n", ""))
+    zero_too = key in {"buffer_bits", "accumulate_pj", "add_pj", "register_pj_per_mac", "activation_pj"}
+    must = f"a {'whole' if 'bits' in key else 'finite'} number {'>=' if zero_too else '>'} 0"
+    with pytest.raises(UserError) as caught:
+        load_hardware(str(path))
+    assert str(caught.value) == f"{path}: {key} is missing: it must be {must}"
+
+
+@pytest.mark.parametrize("key", ["dram_pj_per_value", "multiply_pj"])
+def test_what_a_file_of_the_published_rule_has_to_say(key: str, tmp_path: Path) -> None:
+    prices = {"dram_pj_per_value": 1950.0, "multiply_pj": 3.7}
+    path = tmp_path / "mine.yaml"
+    path.write_text("rule: published\n" + "".join(f"{k}: {v}\n" for k, v in prices.items() if k != key))
+    with pytest.raises(UserError, match=f"{key} is missing: it must be a finite number > 0"):
+        load_hardware(str(path))
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-1", ".nan", ".inf", "-.inf", "much", "20 pJ", "20,3", "[1, 2]", "{a: 1}", "", "true"]
+)
+def test_what_is_no_price_is_named(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN.replace("dram_pj_per_bit: 20\n", f"dram_pj_per_bit: {value}\n"))
+    with pytest.raises(UserError, match=r"mine\.yaml: .*dram_pj_per_bit.* it must be a finite number >=? 0$") as caught:
+        load_hardware(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_stands_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{OWN}dram_pj_per_bit: 2\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: .*found duplicate key dram_pj_per_bit"):
+        load_hardware(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_and_line_ends_change_nothing(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(f"{OWN}note: größer\n".replace("\n", "\r\n").encode(encoding))
+    assert load_hardware(str(path)).note == "größer"
+
+
+@pytest.mark.parametrize(("encoding", "odd"), [("latin-1", "byte 0xf6 in line 11"), ("utf-16", "UTF-16")])
+def test_another_encoding_is_named(encoding: str, odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(f"{OWN}note: größer\n".encode(encoding))
+    with pytest.raises(UserError) as caught:
+        load_hardware(str(path))
+    assert str(caught.value) == f"{path} is no UTF-8 text ({odd}): save it as UTF-8"
 
 
 PRICED = ["buffer_pj_per_bit", "dram_pj_per_bit", "multiply_pj", "accumulate_pj", "add_pj", "activation_pj"]

@@ -287,6 +287,25 @@ def test_a_budget_is_that_of_the_integers_that_come_out(channels):
         run.run(replace(config, budget=0.02))
 
 
+@pytest.mark.parametrize("settings", [{"channels": 0.5}, {"structure": "channel"}], ids=["behind channels", "channel"])
+def test_a_budget_is_that_of_the_smaller_network_that_comes_out(settings, channels):
+    """Zeros of channels that go cost no mask and no run codes: what they would is left to other weights."""
+    channels = replace(channels, dataset=replace(channels.dataset, train_limit=320))
+    shares = []
+    for compact in ({}, {"compact": CompactConfig(name="exact")}):
+        config = budgeted(channels, 0.3, name="energy", **settings)
+        config = replace(config, methods=config.methods | compact)
+        dense = estimate(run.locate_and_build(config).trainer().look(), INT8, "look").dense_uj_per_image
+        record = run.run(config)
+        assert (record.status, record.reason) == ("finished", "")
+        folder = folder_of(config, record)
+        spent = estimate(folder.read_counts(), INT8, "validation").energy_uj_per_image / dense
+        assert record.budget["share"] == pytest.approx(spent)
+        assert (0.24 if "structure" in settings else 0.29) < spent <= 0.302
+        shares.append(sum(int((w != 0).sum()) for w in load_file(folder.weights).values() if w.dim() == 4))
+    assert shares[1] > shares[0]
+
+
 @pytest.mark.parametrize("name", ["energy", "magnitude"])
 def test_a_training_under_a_budget_resumes_to_the_bit(name, channels):
     config = replace(budgeted(channels, 0.3, name=name), lambda_=1.0)

@@ -15,7 +15,7 @@ from torch import nn
 
 from eat_runner.config import ModelConfig
 from eat_runner.errors import UserError
-from eat_runner.models import MODELS, build, load_weights
+from eat_runner.models import LIBRARIES, MODELS, build, load_weights
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 VGG_CONVOLUTIONS = {
@@ -159,7 +159,7 @@ def test_vgg_pools_down_to_one_pixel_and_no_further(size: int, pools: int):
     assert logits(module, size, 3) == (2, 10)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("torchvision", "entry_point")])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in (*LIBRARIES, "entry_point")])
 @pytest.mark.parametrize(("size", "channels", "classes"), [(8, 1, 10), (32, 3, 43), (64, 3, 8)])
 def test_our_networks_take_any_image(name: str, size: int, channels: int, classes: int):
     module = network(name, size, channels, classes, width=4)
@@ -189,14 +189,14 @@ def test_names_of_layers_are_torchvisions():
     [
         (ModelConfig(name="resnet19"), "model=resnet19 is unknown: choose one of resnet18"),
         (ModelConfig(name="resnet18", arch="resnet18"), "means nothing for model=resnet18: use model=torchvision"),
-        (ModelConfig(name="vgg16", pretrained=True), "is for model=torchvision only"),
+        (ModelConfig(name="vgg16", pretrained=True), "is for model=torchvision or model=timm only: start vgg16"),
+        (ModelConfig(name="entry_point", arch="mine", pretrained=True), "or model=timm only: start entry_point from"),
         (ModelConfig(name="vgg16", stem="7x7"), "model.stem=7x7 is for our ResNets only"),
         (ModelConfig(name="torchvision", arch="resnet18", width=16), "model.width=16 means nothing"),
         (ModelConfig(name="torchvision"), "set model.arch, e.g. model.arch=resnet18"),
-        (ModelConfig(name="torchvision", arch="resnet19"), "unknown to model=torchvision: choose one such as resnet18"),
-        (ModelConfig(name="torchvision", arch="vit_b_16"), "model.arch=vit_b_16 is no CNN image classifier"),
-        (ModelConfig(name="torchvision", arch="fcn_resnet50"), "model.arch=fcn_resnet50 is no CNN image classifier"),
-        (ModelConfig(name="torchvision", arch="r3d_18"), "model.arch=r3d_18 is no CNN image classifier"),
+        (ModelConfig(name="torchvision", arch="resnet19"), "model=torchvision: choose one such as resnet18"),
+        (ModelConfig(name="torchvision", arch="fcn_resnet50"), "model.arch=fcn_resnet50 is no image classifier"),
+        (ModelConfig(name="torchvision", arch="r3d_18"), "model.arch=r3d_18 is no image classifier"),
         (ModelConfig(name="entry_point", arch="mine"), "no installed package has an entry point"),
     ],
 )
@@ -215,6 +215,23 @@ def test_images_too_small_name_a_size_and_a_network_that_fit(arch: str, fitting:
     with pytest.raises(UserError, match=f"cannot take 8x8 images: use dataset.image_size={fitting}, .*model=resnet18"):
         build(config, 8, 1, 10)
     assert logits(build(config, fitting, 3, 10).module, fitting, 3) == (2, 10)
+
+
+def test_a_transformer_is_built_for_the_size_of_the_images():
+    """Patches of 16 px: 40 is no multiple of it, 64 the next power of two that is."""
+    with pytest.raises(UserError, match=r"model.arch=vit_b_16 cannot take 40x40 images: use dataset\.image_size=64, "):
+        build(ModelConfig(name="torchvision", arch="vit_b_16"), 40, 3, 10)
+    module = build(ModelConfig(name="torchvision", arch="vit_b_32"), 64, 3, 10).module
+    assert module.state_dict()["encoder.pos_embedding"].shape == (1, 1 + 2 * 2, 768)
+
+
+def test_a_network_that_computes_while_it_is_made():
+    """RegNet works its widths out with tensors, which have no content where only shapes are looked at."""
+    torch.manual_seed(3)
+    made = build(ModelConfig(name="torchvision", arch="regnet_y_400mf"), 32, 3, 10).module
+    torch.manual_seed(3)
+    theirs = torchvision.models.get_model("regnet_y_400mf", weights=None, num_classes=10)
+    assert not differing(made, theirs)
 
 
 def test_grey_images_are_repeated_and_said_so():
@@ -371,7 +388,7 @@ def test_entry_point():
     [
         ("size_16", "cannot take 8x8 images: use dataset.image_size=16"),
         ("no_network", "no_network returned int: it must return a torch.nn.Module"),
-        ("any_siz", "unknown to model=entry_point: choose one such as any_size"),
+        ("any_siz", "no image classifier of model=entry_point: choose one such as any_size"),
     ],
 )
 def test_entry_points_that_do_not_work(arch: str, message: str):

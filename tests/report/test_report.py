@@ -42,6 +42,9 @@ FILES = [
 ROOT = Path(__file__).parents[2]
 
 
+WIDTHS = "bits: 32\nbuffer_bits: 8388608\nregister_pj_per_mac: 0\nactivation_pj: 0\n"  # of a hardware file
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -124,7 +127,7 @@ def test_layer_comparison_is_of_the_baseline_and_the_selected_setting(sweep: Pat
 
 def test_other_hardware_prices_the_same_runs_again(sweep: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "rule: fused\nprocess_nm: 45\ndram_pj_per_bit: 20.0\nbuffer_pj_per_bit: 1.0\nmultiply_pj: 3.7\n"
+        f"rule: fused\n{WIDTHS}process_nm: 45\ndram_pj_per_bit: 20.0\nbuffer_pj_per_bit: 1.0\nmultiply_pj: 3.7\n"
         "accumulate_pj: 0.9\nadd_pj: 0.9\nsource: {dram_pj_per_bit: a test}\n"
     )
     command([str(sweep), "--hardware", str(tmp_path / "mine.yaml"), "--output", str(tmp_path / "out")])
@@ -149,7 +152,8 @@ def prune(folder: RunFolder) -> None:
 
 
 ON_CHIP = (
-    "rule: fused\nbuffer_pj_per_bit: 1.0\ndram_pj_per_bit: 20.0\nmultiply_pj: 3.7\nformat: bitmask\n"
+    f"rule: fused\n{WIDTHS}accumulate_pj: 0\nadd_pj: 0\nbuffer_pj_per_bit: 1.0\n"
+    "dram_pj_per_bit: 20.0\nmultiply_pj: 3.7\nformat: bitmask\n"
     "weight_buffer_bits: 500000\nsource: {multiply_pj: a test}\n"
 )
 
@@ -201,7 +205,8 @@ def test_whether_the_selected_setting_stays_selected_over_the_range_of_a_price(
     # where DRAM is cheap, what skips most products wins; where it is dear, what fetches fewest weights
     for low, high, kept in ((0.001, 20, False), (10, 20, True)):
         (tmp_path / "mine.yaml").write_text(
-            f"rule: fused\nskip: input\ndram_pj_per_bit: {high}\nmultiply_pj: 2\n"
+            f"rule: fused\n{WIDTHS}accumulate_pj: 0\nadd_pj: 0\nbuffer_pj_per_bit: 1e-9\nskip: input\n"
+            f"dram_pj_per_bit: {high}\nmultiply_pj: 2\n"
             f"ranges: {{dram_pj_per_bit: [{low}, {high}]}}\n"
         )
         arguments = [

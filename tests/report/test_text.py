@@ -54,7 +54,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, made: Report, width: int, encoding: s
 NUMBERS = re.compile(r"\d\.\d+( ± \d\.\d+)?")
 
 
-@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 132, 200])
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 132, 200])
 def test_fewer_columns_and_never_half_a_number(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     text = shown(monkeypatch, report(), width)
     whole = {found.group() for found in NUMBERS.finditer(plain(report()))}
@@ -89,6 +89,10 @@ def test_methods_at_equal_accuracy_lose_columns_and_no_part_of_a_number(
     assert "E/E_ST" in text
     left_out = "(see equal_accuracy.csv)" in " ".join(text.split())
     assert left_out == (width < 132)
+
+
+def test_where_nobody_knows_the_width_it_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, report(), 0) == shown(monkeypatch, report(), 80)
 
 
 def test_what_is_left_out_first_is_what_matters_least() -> None:

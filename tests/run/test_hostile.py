@@ -156,7 +156,9 @@ def test_texts_of_records_are_escaped_wherever_they_are_shown(
     failed = RunFolder(tmp_path / "runs" / "failed")
     failed.create()
     failed.write_record(RunRecord(run_id=bad, status="failed", reason=bad, config={"dataset": {"name": bad}}))
-    (tmp_path / f"={bad.replace('/', '')}.yaml").write_text("rule: published\nnote: " + json.dumps(bad))
+    (tmp_path / f"={bad.replace('/', '')}.yaml").write_text(
+        "rule: published\ndram_pj_per_value: 1950\nmultiply_pj: 3.7\nnote: " + json.dumps(bad)
+    )
     monkeypatch.chdir(tmp_path)
     report([".", "--output", ".", "--hardware", f"={bad.replace('/', '')}.yaml"])
     shown = capsys.readouterr().out

@@ -3,11 +3,9 @@
 Exit codes: 0 all is done; 1 a run failed; 2 bad input, nothing was started; 75 stopped, the same command continues.
 """
 
-import atexit
-import gc
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra.callbacks import BeforeJobs, Identity, prepare_all
 from eat_runner.cli.hydra.launch import check_flags, run_hydra
 from eat_runner.cli.jobs import PROGRAM, exit_code, forget_failures, take_over, written
-from eat_runner.cli.stoppable import run_stoppable
+from eat_runner.cli.stoppable import importing_torch, run_stoppable
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import RUN_FAILED, UserError
 from eat_runner.records import FINAL
@@ -55,7 +53,7 @@ def command(arguments: Sequence[str]) -> int:
 
 def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
-    with _importing_torch():
+    with importing_torch():
         from eat_runner import run as experiment
 
     if any(config.plan for config in configs):
@@ -68,29 +66,6 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
         return job.dataset.fingerprint, job.origin.start
 
     return prepare_all(configs, prepare_one)
-
-
-@contextmanager
-def _importing_torch() -> Generator[None]:
-    """Torch brings hundreds of thousands of objects that all stay. Looking for garbage among them would take a quarter
-    of its import, and more of the rest of a run: nobody looks, until the process ends."""
-    first, enabled = "torch" not in sys.modules, gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if first:
-            gc.freeze()
-            atexit.register(_look_once)
-        if enabled:
-            gc.enable()
-
-
-def _look_once() -> None:
-    """When the process ends: Python looks three times then, or once if it is told not to. Not at all would make
-    libraries complain about what is left of them."""
-    gc.unfreeze()
-    gc.disable()
 
 
 def collate(configs: list[ExperimentConfig]) -> bool:

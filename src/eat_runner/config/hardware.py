@@ -5,8 +5,8 @@ is marked ``later``: they keep their ids (config/identity.py). Nobody asks which
 all have is in HardwareConfig, everything else is the rule's.
 """
 
-from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any, ClassVar, Protocol, cast
 
@@ -19,6 +19,8 @@ SKIPS = ("input", "both", "none")
 RUN_BITS = 5  # run-length coding of zeros as in Eyeriss (JSSC 2017): a 5-bit run before each value
 MAX_RANGES = 6  # 64 price lists
 PUBLISHED_BITS = 32  # of every value, in the published simulator
+# what a file has to say (``check_complete``), and whether it may be 0
+NEEDED, MAY_BE_0 = {"needed": "> 0"}, {"needed": ">= 0"}
 
 
 class HardwareConfig(Protocol):
@@ -79,8 +81,8 @@ class PublishedHardware:
     name: str = "published"
     rule: str = "published"
     process_nm: int = 45
-    dram_pj_per_value: float = 1950.0
-    multiply_pj: float = 3.7
+    dram_pj_per_value: float = field(default=1950.0, metadata=NEEDED)
+    multiply_pj: float = field(default=3.7, metadata=NEEDED)
     inplace: str = "as_built"
     bn_statistics_repeats: int = 1
     batch_size: int = 100
@@ -146,19 +148,19 @@ class FusedHardware:
     name: str = "fused"
     rule: str = "fused"
     process_nm: int = 45
-    bits: int = 32
+    bits: int = field(default=32, metadata=NEEDED)
     input_bits: int = 8
-    buffer_bits: int = 8_388_608
-    buffer_pj_per_bit: float = 0.0
-    dram_pj_per_bit: float = 0.0
-    multiply_pj: float = 0.0
-    accumulate_pj: float = 0.0
-    add_pj: float = 0.0
+    buffer_bits: int = field(default=8_388_608, metadata=MAY_BE_0)
+    buffer_pj_per_bit: float = field(default=0.0, metadata=NEEDED)
+    dram_pj_per_bit: float = field(default=0.0, metadata=NEEDED)
+    multiply_pj: float = field(default=0.0, metadata=NEEDED)
+    accumulate_pj: float = field(default=0.0, metadata=MAY_BE_0)
+    add_pj: float = field(default=0.0, metadata=MAY_BE_0)
     mac_pj_by_bits: dict[int, OperationPrices] = field(
         default_factory=dict[int, OperationPrices], metadata={"later": True}
     )
-    register_pj_per_mac: float = 0.0
-    activation_pj: float = 0.0
+    register_pj_per_mac: float = field(default=0.0, metadata=MAY_BE_0)
+    activation_pj: float = field(default=0.0, metadata=MAY_BE_0)
     weight_reuse: int = 1
     weight_buffer_bits: int = field(default=0, metadata={"later": True})
     format: str = "auto"
@@ -246,6 +248,24 @@ def _check_ranges(hardware: HardwareConfig) -> None:
             )
     if len(hardware.ranges) > MAX_RANGES:
         raise UserError(f"hardware.ranges has {len(hardware.ranges)} prices: at most {MAX_RANGES} can be ranges")
+
+
+def needed(schema: type[HardwareConfig]) -> dict[str, str]:
+    """The keys that a file of this schema has to have, and what each must hold: no price is taken that nobody wrote."""
+    return {
+        f.name: f"a {'finite number' if f.type in (float, 'float') else 'whole number'} {f.metadata['needed']}"
+        for f in fields(cast(Any, schema))
+        if "needed" in f.metadata
+    }
+
+
+def check_complete(hardware: HardwareConfig, written: Iterable[str]) -> None:
+    """UserError, by name, for what a price list has to say and does not. written: the keys that its file has."""
+    for key, what in needed(type(hardware)).items():
+        if key not in written:
+            raise UserError(f"{key} is missing: it must be {what}")
+        if getattr(hardware, key) == 0 and what.endswith("> 0"):
+            raise UserError(f"{key}=0 is out of range: it must be {what}")
 
 
 def corners(hardware: HardwareConfig) -> list[HardwareConfig]:

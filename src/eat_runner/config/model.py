@@ -13,7 +13,7 @@ HEADS = ("linear", "imagenet")
 class ModelConfig:
     """Which network is trained.
 
-    name: key of models.MODELS. arch: for ``torchvision`` and ``entry_point``, the network's name there.
+    name: key of models.MODELS. arch: of ``torchvision``, ``timm``, ``entry_point``: the network's name there.
     width: channels of the first stage of our ResNets and VGGs; 64 is the standard network, 16 a quarter of it.
     stem: first layer of our ResNets: 3x3 stride 1 (CIFAR form), 7x7 stride 2 with max-pool (ImageNet form), or by
     image size (auto: 3x3 below 64 px). head: classifier of our VGGs: one linear layer (CIFAR form), or the three of the

@@ -38,7 +38,8 @@ def load(config: DatasetConfig, data_dir: Path, download: bool) -> Dataset:
     """
     if config.name not in DATASETS:
         raise UserError(f"dataset={config.name} is unknown: choose one of {', '.join(DATASETS)}")
-    store = open_store(config.name, DATASETS[config.name], config.image_size, data_dir, download)
+    source = DATASETS[config.name]
+    store = open_store(config.name, source, config.image_size, data_dir, download, config.background.lower())
     held_out = validation_cut(store.train, config.validation)
     kept = np.flatnonzero(~held_out)
     kept = kept[evenly(store.train.labels[kept], config.train_limit)]

@@ -14,7 +14,11 @@ from eat_runner.data.images import ImageSet
 from eat_runner.errors import UserError
 
 TRAIN, TEST = "train", "test"
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# a file of this name that cannot be read is damaged; what others are, their content says
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+LITTER = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})  # of operating systems, beside hidden files
 
 
 class ImageFile(NamedTuple):
@@ -29,13 +33,19 @@ class ImageFile(NamedTuple):
 @dataclass(frozen=True)
 class Files:
     """A data set of image files: splits by name, class names, and the tables that its labels come from (like images,
-    by their path below root)."""
+    by their path below root).
+
+    loose: anybody's files, of which those are images whose content is one, standing as their EXIF data say. elsewhere:
+    files that lie where no class is, by their path below root.
+    """
 
     root: Path
     splits: dict[str, list[ImageFile]]
     class_names: tuple[str, ...]
     tables: tuple[str, ...] = ()
     channels: int = 3
+    loose: bool = False
+    elsewhere: tuple[str, ...] = ()
 
     def content(self) -> Iterator[str]:
         """Every file that the data set's content depends on."""
@@ -244,7 +254,7 @@ _MAKEUP, _SMILE, _MOUTH = ("light make-up", "heavy make-up"), ("not smiling", "s
 
 
 def image_folder(data_dir: Path, download: bool) -> Files:
-    """Anybody's images: data_dir/train/<class>/* and data_dir/test/<class>/*, the same classes in both."""
+    """Anybody's images: all below data_dir/train/<class>/ and data_dir/test/<class>/, with the same classes in both."""
     if not (data_dir / TRAIN).is_dir() or not (data_dir / TEST).is_dir():
         raise UserError(
             f"{data_dir} has no folders train and test: dataset=image_folder reads data_dir/train/<class>/ and "
@@ -258,11 +268,25 @@ def image_folder(data_dir: Path, download: bool) -> Files:
         split: [
             ImageFile(name, label)
             for label, folder in enumerate(found)
-            for name in _images_in(data_dir, f"{split}/{folder}")
+            for name in _all_files(data_dir, f"{split}/{folder}")
         ]
         for split, found in folders.items()
     }
-    return Files(data_dir, splits, tuple(folders[TRAIN]))
+    elsewhere = [
+        f"{split}/{entry.name}" for split in splits for entry in _visible(data_dir / split) if not entry.is_dir()
+    ]
+    return Files(data_dir, splits, tuple(folders[TRAIN]), loose=True, elsewhere=tuple(sorted(elsewhere)))
+
+
+def _all_files(root: Path, folder: str, above: frozenset[str] = frozenset()) -> list[str]:
+    """Everything below root/folder by its path below root, sorted, folder by folder after the files beside them. above:
+    the folders on the way there, so that a link into one of them leads nowhere."""
+    real = os.path.realpath(root / folder)
+    if real in above:
+        return []
+    entries = sorted(_visible(root / folder), key=lambda entry: entry.name)
+    inside = [_all_files(root, f"{folder}/{entry.name}", above | {real}) for entry in entries if entry.is_dir()]
+    return [f"{folder}/{entry.name}" for entry in entries if not entry.is_dir()] + [name for f in inside for name in f]
 
 
 def _one_of(data_dir: Path, name: str, sign: str) -> Path:
@@ -289,6 +313,6 @@ def _images_in(root: Path, folder: str) -> list[str]:
 def _visible(folder: Path) -> "list[os.DirEntry[str]]":
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if entry.name[0] != "." and entry.name not in LITTER]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}") from error

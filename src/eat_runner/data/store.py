@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 import zlib
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +23,18 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from eat_runner.config.dataset import WHITE
 from eat_runner.data.images import ImageSet
+from eat_runner.data.reading import Reading
 from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, ImageFile, Source, stat_signature
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, printable
 from eat_runner.progress import ProgressBar
 
 FORMAT = 1
+LOOSE_FORMAT = 2  # how anybody's images are read: 2 stands them up and looks through them
 FOLDER = ".eat-store"
 META = "meta.json"
+MOST_NAMED = 3  # files in a line about all of them
 Moments = NDArray[np.int64]  # (N, 2, channels): sum and sum of squares of each training image's pixels
 
 
@@ -66,17 +71,23 @@ def _array(path: Path, dtype: Any, shape: tuple[int | None, ...], mmap_mode: Lit
     return array
 
 
-def open_store(name: str, source: Source, image_size: int, data_dir: Path, download: bool) -> Store:
+def open_store(
+    name: str, source: Source, image_size: int, data_dir: Path, download: bool, background: str = WHITE
+) -> Store:
     """The data set's store, built now if there is none, it is damaged, or its source has changed.
+
+    background: the colour behind images with transparency, #rrggbb.
 
     Raises UserError for a data set that is missing or not what it should be, and for images that cannot be read.
     """
     found = source.find(data_dir, download)
     signature = _signature(found)
-    folder = _parent(data_dir) / f"{name}-{image_size}"
+    loose = isinstance(found, Files) and found.loose
+    folder = _parent(data_dir) / f"{name}-{image_size}{f'-{background[1:]}' if loose and background != WHITE else ''}"
+    reading = Reading(image_size, background, loose)
     try:
         with FileLock(f"{folder}.lock"):
-            return _undamaged(folder, signature) or _build(folder, name, source, found, image_size, signature)
+            return _undamaged(folder, signature) or _build(folder, name, source, found, reading, signature)
     except OSError as error:
         raise UserError(
             f"the store {folder} cannot be made ({error}): make room, or choose another data_dir"
@@ -87,7 +98,8 @@ def _signature(found: Files | Arrays) -> str:
     if isinstance(found, Arrays):
         return found.version()
     try:
-        return stat_signature(found.root, found.content())
+        signature = stat_signature(found.root, found.content())
+        return f"{signature} {LOOSE_FORMAT}" if found.loose else signature
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): complete the data set") from error
 
@@ -132,11 +144,11 @@ def _crc32(path: Path) -> int:
     return checksum
 
 
-def _build(folder: Path, name: str, source: Source, found: Files | Arrays, image_size: int, signature: str) -> Store:
+def _build(folder: Path, name: str, source: Source, found: Files | Arrays, reading: Reading, signature: str) -> Store:
     """Make the folder as a whole: under another name first, then renamed."""
     with _temporary_beside(folder) as making:
         if isinstance(found, Arrays):
-            splits = {split: _resized(images, image_size) for split, images in found.read().items()}
+            splits = {split: _resized(images, reading.size) for split, images in found.read().items()}
             _check(name, source, found, splits)
             content = _hash_arrays(splits)
             for split, images in splits.items():
@@ -144,8 +156,8 @@ def _build(folder: Path, name: str, source: Source, found: Files | Arrays, image
             signature = _signature(found)  # reading may have unpacked an archive
         else:
             _check(name, source, found, found.splits)
-            content = _decode(making, name, found, image_size)
-            splits = {split: _labelled(making, split, images) for split, images in found.splits.items()}
+            content, files = _decode(making, name, found, reading)
+            splits = {split: _labelled(making, split, images) for split, images in files.items()}
         for split, images in splits.items():
             np.save(making / f"{split}-labels.npy", images.labels)
             np.save(making / f"{split}-groups.npy", np.array([]) if images.groups is None else images.groups)
@@ -155,7 +167,7 @@ def _build(folder: Path, name: str, source: Source, found: Files | Arrays, image
             "signature": signature,
             "class_names": list(found.class_names),
             "channels": found.channels,
-            "fingerprint": hashlib.sha256(f"{content} {image_size}".encode()).hexdigest()[:16],
+            "fingerprint": hashlib.sha256(f"{content} {reading.size}".encode()).hexdigest()[:16],
             "checksums": {path.name: _crc32(path) for path in sorted(making.glob("*.npy"))},
         }
         (making / META).write_text(json.dumps(meta | {"checksum": _checksum_of(meta)}, indent=1))
@@ -189,22 +201,59 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _decode(making: Path, name: str, found: Files, image_size: int) -> str:
-    """Write <split>-images.npy of every split; returns the hash of all names and contents."""
+def _decode(making: Path, name: str, found: Files, reading: Reading) -> tuple[str, dict[str, list[ImageFile]]]:
+    """Write <split>-images.npy of every split; returns the hash of all names and contents, and the images that there
+    were among the files."""
     digests = {table: _sha256(found.root / table) for table in found.tables}
     total = sum(len(images) for images in found.splits.values())
-    with ProgressBar(f"reading {name}", total) as progress, ThreadPoolExecutor() as pool:
-        for split, images in found.splits.items():
+    done, images, passed_over = 0, dict[str, list[ImageFile]](), list(found.elsewhere)
+    with (
+        warnings.catch_warnings(action="ignore"),  # of Pillow's, without a file's name: it reads one, or it is refused
+        ProgressBar(f"reading {name}", total) as progress,
+        ThreadPoolExecutor() as pool,
+    ):
+        for split, files in found.splits.items():
+            images[split] = []
             with (making / f"{split}-images.npy").open("wb") as file:
-                _write_header(file, (len(images), image_size, image_size, found.channels))
-                names = [image.name for image in images]
-                read = pool.map(lambda path: _read_image(path, image_size), (found.root / name for name in names))
-                for image_name, (pixels, digest) in zip(names, read, strict=True):
-                    file.write(pixels.tobytes())  # not a memory map: that dies of a bus error on a full disk
-                    digests[image_name] = digest
-                    progress.update(len(digests) - len(found.tables))
+                # written twice: only the second time it is known how many images there are
+                shape = (reading.size, reading.size, found.channels)
+                _write_header(file, (len(files), *shape))
+                start = file.tell()
+                for image, read in zip(
+                    files, pool.map(reading.read, (found.root / f.name for f in files)), strict=True
+                ):
+                    done += 1
+                    progress.update(done)
+                    if read is None:
+                        passed_over.append(image.name)
+                        continue
+                    file.write(read[0].tobytes())  # not a memory map: that dies of a bus error on a full disk
+                    digests[image.name] = read[1]
+                    images[split].append(image)
+                file.seek(0)
+                _write_header(file, (len(images[split]), *shape))
+                assert file.tell() == start  # NumPy leaves room for any number of images
+            _check_classes(found, split, images[split])
+        if passed_over:
+            progress.say(_told(name, passed_over, sum(map(len, images.values()))))
     lines = "".join(f"{digest} {path}\n" for path, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(), images
+
+
+def _check_classes(found: Files, split: str, images: list[ImageFile]) -> None:
+    there = {image.label for image in images}
+    for label, name in enumerate(found.class_names):
+        if label not in there and found.loose:
+            raise UserError(
+                f"the class folder {found.root / split / name} is empty: every class needs at least one image"
+            )
+
+
+def _told(name: str, passed_over: list[str], read: int) -> str:
+    """One line about the files that are no images."""
+    named = ", ".join(printable(path) for path in passed_over[:MOST_NAMED])
+    more = f", and {len(passed_over) - MOST_NAMED} more" if len(passed_over) > MOST_NAMED else ""
+    return f"{name}: {read} images; {len(passed_over)} files are none and were passed over: {named}{more}"
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -223,23 +272,6 @@ def _labelled(making: Path, split: str, images: list[ImageFile]) -> ImageSet:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _read_image(path: Path, size: int) -> tuple[NDArray[np.uint8], str]:
-    """An image as RGB of size x size pixels (bilinear where it has another size), and the hash of its file."""
-    try:
-        digest = _sha256(path)
-        with Image.open(path) as image:
-            deep, rgb = image.mode[0] in "IF", image.convert("RGB")
-    except Exception as error:  # decoders raise anything on a damaged file, and it differs between versions
-        raise UserError(
-            f"{path} is missing or no readable image ({type(error).__name__}): replace or remove it"
-        ) from error
-    if deep:  # conversion would clip, not scale: nearly everything would be white
-        raise UserError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb), digest
 
 
 def _resized(images: ImageSet, size: int) -> ImageSet:

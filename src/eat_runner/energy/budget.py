@@ -1,10 +1,11 @@
 """A budget: how much energy an image may cost. No torch."""
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 from eat_runner.config.hardware import HardwareConfig
-from eat_runner.energy.counts import NETWORK_INPUT, Counts, LayerCounts
+from eat_runner.energy.counts import NETWORK_INPUT, Counts, Kind, LayerCounts
 from eat_runner.energy.rules import RULES
 from eat_runner.energy.rules.base import PJ_PER_UJ, share
 
@@ -23,20 +24,23 @@ def dense_pj(counts: Counts, hardware: HardwareConfig) -> float:
 class Budget:
     """limit_pj: what an image may cost on ``hardware``. dense_pj: what it costs without zero-skipping in the network
     as it was built, before any method; this never changes. Both in units of one multiply-accumulate where prices are
-    relative."""
+    relative. compacts: whether channels that are all zero leave the network before it is measured."""
 
     hardware: HardwareConfig
     limit_pj: float
     dense_pj: float
+    compacts: bool = False
 
     @classmethod
-    def of(cls, hardware: HardwareConfig, share: float | None, uj: float | None, as_built: Counts) -> "Budget | None":
+    def of(
+        cls, hardware: HardwareConfig, share: float | None, uj: float | None, as_built: Counts, compacts: bool = False
+    ) -> "Budget | None":
         """From a share of the dense energy or from uJ; None without either. as_built: counts of the network before any
         method."""
         if share is None and uj is None:
             return None
         dense = dense_pj(as_built, hardware)
-        return cls(hardware, uj * PJ_PER_UJ if uj is not None else (share or 0.0) * dense, dense)
+        return cls(hardware, uj * PJ_PER_UJ if uj is not None else (share or 0.0) * dense, dense, compacts)
 
     @property
     def share(self) -> float:
@@ -95,6 +99,30 @@ def with_activations(counts: Counts, parts: Mapping[int, float]) -> Counts:
         for batch in counts.batches
     ]
     return replace(counts, layers=layers, batches=batches)
+
+
+def without_channels(counts: Counts, parts: Mapping[int, float]) -> Counts:
+    """What the counts would be without the channels that are all zero in the outputs of these calls, if these parts of
+    the channels are left: the same non-zeros, and fewer elements. Of rows alone: per batch, non-zeros decide."""
+    if not parts:
+        return counts
+    layers: list[LayerCounts] = []
+    for row in counts.layers:
+        left = parts.get(row.call, 1.0)
+        read = math.prod(parts.get(producer, 1.0) for producer in row.producers)
+        both = left * read if row.kind in {Kind.CONV, Kind.LINEAR} else left
+        changed = {
+            "input_elements": row.input_elements * read,
+            "output_elements": row.output_elements * left,
+            "weight_elements": row.weight_elements * both,
+            "bias_elements": row.bias_elements * left,
+            "statistics_elements": row.statistics_elements * left,
+            "statistics_nonzeros": row.statistics_nonzeros * left,
+            "macs_valid": row.macs_valid * both,
+            "macs_input_nonzero": row.macs_input_nonzero * left,
+        }
+        layers.append(replace(row, **{key: round(value) for key, value in changed.items()}))
+    return replace(counts, layers=layers)
 
 
 def least(counts: Counts, removable: Set[str]) -> Counts:

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.config.checks import one_of
-from eat_runner.config.hardware import SCHEMAS, HardwareConfig
-from eat_runner.config.paths import conf_dir
+from eat_runner.config.hardware import SCHEMAS, HardwareConfig, check_complete, needed
+from eat_runner.config.paths import conf_dir, read_text
 from eat_runner.errors import UserError
 
 
@@ -21,8 +21,8 @@ def builtin_hardware() -> list[str]:
 def load_hardware(name_or_path: str) -> HardwareConfig:
     """The price list of a built-in name (``published``) or of a YAML file (anything that ends in .yaml or .yml).
 
-    Raises UserError, one line, for a name or file that is not there, a file that is not YAML, an unknown or missing
-    ``rule``, an unknown key, a value of the wrong type or out of range.
+    Raises UserError, one line, for a name or file that is not there, a file that is not YAML or has a key twice, an
+    unknown or missing ``rule``, an unknown key, a price that is missing, of the wrong type or out of range.
     """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
@@ -30,14 +30,18 @@ def load_hardware(name_or_path: str) -> HardwareConfig:
         path = _folder() / f"{name_or_path}.yaml"
     values = _read(path)
     values.pop("defaults", None)  # for Hydra
+    written = {*values}
     values.setdefault("name", path.stem)
     one_of(f"{path}: rule", values.get("rule"), SCHEMAS)
     schema = SCHEMAS[values["rule"]]
     try:
         hardware = cast(HardwareConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values)))
+        hardware.check()
+        check_complete(hardware, written)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error, schema)}") from error
-    hardware.check()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return hardware
 
 
@@ -46,12 +50,11 @@ def _folder() -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = read_text(path, "hardware")
     try:
-        text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path}: no hardware file there ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        OmegaConf.create(text)  # refuses a key that stands there twice, of which YAML takes the last
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a hardware file: it must hold keys and values such as rule: fused")
@@ -61,9 +64,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _one_line(error: OmegaConfBaseException, schema: type[Any]) -> str:
-    message = str(error).splitlines()[0]
+    message, key = str(error).splitlines()[0], error.full_key
+    if what := needed(schema).get(str(key)):
+        message += f": it must be {what}"
     if f"not in '{schema.__name__}'" in message:
         message += f": choose from {', '.join(OmegaConf.structured(schema))}"
-    elif error.full_key:
-        message = f"{error.full_key}: {message}"
+    elif key:
+        message = f"{key}: {message}"
     return message

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eat_runner.config import MeterConfig
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.pruning import PruningConfig
-from eat_runner.energy.budget import Budget
+from eat_runner.energy.budget import Budget, without_channels
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
 from eat_runner.energy.meter import measure
 from eat_runner.energy.rules import RULES
@@ -51,7 +51,9 @@ class Pruning(Method):
             raise UserError("pruning: the network has no convolution and no linear layer: leave pruning out")
 
     def on_example(self, model: nn.Module, example_nchw: Tensor) -> None:
-        counts = measure(model, [example_nchw], MeterConfig(batch_size=1, ignore_uncounted=True), floor=False)
+        counts = measure(
+            model, [example_nchw], MeterConfig(batch_size=len(example_nchw), ignore_uncounted=True), floor=False
+        )
         for pruner in self.pruners:
             pruner.find(model, counts)
         if self.settings.structure == "2:4":
@@ -127,10 +129,21 @@ class Pruning(Method):
 
     def _look(self, counts: Counts) -> None:
         if self.budget is not None:
-            self.within = WithinBudget(self.last, self.budget, counts)
+            gone = self._parts() if self.budget.compacts else {}
+            self.within = WithinBudget(self.last, self.budget, without_channels(counts, gone))
         if self.settings.reads_hardware:
             for pruner in self.pruners:
                 pruner.prices_pj = self._prices_pj(pruner, counts)
+
+    def _parts(self) -> dict[int, float]:
+        """By call, which part of its channels is left."""
+        return {
+            call: pruner.alive(layer) / len(layer.weight)
+            for pruner in self.pruners
+            if pruner.by_channel
+            for layer in pruner.layers
+            for call in layer.passed
+        }
 
     def _prices_pj(self, pruner: Pruner, counts: Counts) -> dict[str, float]:
         """Of the network as it is; a layer that is called several times pays at each call. The cheapest price above 0

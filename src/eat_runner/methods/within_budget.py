@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eat_runner.energy.budget import Budget, with_activations, with_weights
+from eat_runner.energy.budget import Budget, with_activations, with_weights, without_channels
 from eat_runner.energy.counts import Counts
 from eat_runner.methods.masks import largest
 from eat_runner.methods.pruner import Pruner
@@ -74,8 +74,10 @@ class WithinBudget:
             for name in (layer.name, *layer.readers):
                 weights[name] = weights.get(name, there[name]) * parts[layer.name]
         silenced = {call: parts[layer.name] for layer in layers for call in layer.passed}
-        fewer = with_activations(self.counts, silenced)
-        return self.budget.share_of(with_weights(fewer, {name: round(value) for name, value in weights.items()}))
+        fewer = with_weights(
+            with_activations(self.counts, silenced), {name: round(value) for name, value in weights.items()}
+        )
+        return self.budget.share_of(without_channels(fewer, silenced) if self.budget.compacts else fewer)
 
 
 def _owners(scores: Sequence[Tensor]) -> Tensor:

@@ -42,9 +42,10 @@ def weights_file(path: Path) -> Path:
 def adopt(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
     """Copy ``weights`` into ``module``; a head of another number of classes stays fresh. ``source`` is for messages."""
     expected = module.state_dict()
-    head = _head(module)
+    heads = _heads(module)
+    beginnings = tuple(f"{head}." for head in heads)
     fresh = [
-        name for name in weights if name.startswith(f"{head}.") and _other_classes(weights[name], expected.get(name))
+        name for name in weights if name.startswith(beginnings) and _other_classes(weights[name], expected.get(name))
     ]
     differences = list(_differences({k: v for k, v in weights.items() if k not in fresh}, expected, fresh))
     if differences:
@@ -56,7 +57,7 @@ def adopt(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> list
     if not fresh:
         return []
     theirs, ours = weights[fresh[0]].shape[0], expected[fresh[0]].shape[0]
-    return [f"{source} has {theirs} classes and the data {ours}: the last layer ({head}) starts fresh"]
+    return [f"{source} has {theirs} classes and the data {ours}: the last layer ({', '.join(heads)}) starts fresh"]
 
 
 def safetensors_bytes(module: nn.Module) -> bytes:
@@ -96,10 +97,15 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _head(module: nn.Module) -> str:
-    """Path of the layer that makes the logits: the last one with a weight matrix or kernel."""
+def _heads(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the layers that make the logits: timm's networks name them; else the last one with a weight matrix or
+    kernel."""
+    published: Any = getattr(module, "pretrained_cfg", None)
+    named = published.get("classifier") if isinstance(published, Mapping) else None
+    if named:
+        return (named,) if isinstance(named, str) else tuple(named)
     layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    return layers[-1] if layers else ""
+    return tuple(layers[-1:])
 
 
 def _other_classes(theirs: Tensor, ours: Tensor | None) -> bool:

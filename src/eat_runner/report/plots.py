@@ -85,17 +85,22 @@ LINE_INCHES = 0.2  # of a legend's line beyond the third
 LEGEND_INCHES, CHARACTER_INCHES = 0.6, 0.062  # of an entry, and of each character of its name
 
 
+# without what differs from run to run
+METADATA: Mapping[str, Any] = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``<stem>.png`` and ``<stem>.svg``; the two paths. The bytes depend on the figure alone."""
-    paths: list[Path] = []
+    """Write ``<stem>.png`` and ``<stem>.svg``; the two paths."""
+    return [write(figure, stem.with_name(stem.name + suffix)) for suffix in METADATA]
+
+
+def write(figure: Figure, path: Path) -> Path:
+    """Write it in the format of the path's ending, one of METADATA. The bytes depend on the figure alone."""
+    suffix, data = path.suffix.lower(), io.BytesIO()
     with mpl.rc_context(STYLE):
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-            data = io.BytesIO()
-            figure.savefig(data, format=suffix[1:], metadata=metadata)
-            path = stem.with_name(stem.name + suffix)
-            write_atomically(path, data.getvalue())
-            paths.append(path)
-    return paths
+        figure.savefig(data, format=suffix[1:], metadata=METADATA[suffix])
+    write_atomically(path, data.getvalue())
+    return path
 
 
 # --- accuracy against energy ---------------------------------------------------------------------------------------
@@ -495,12 +500,17 @@ def firing_figure(panels: Sequence[LayerPanel], caption: str) -> Figure:
 def energy_figure(panels: Sequence[LayerPanel], caption: str, relative: bool) -> Figure:
     """Energy per image of each layer, ST in blue beside EAT in red. relative: energies are in units of one MAC."""
     most = max(panel.layers[["energy_pj_st", "energy_pj_eat"]].to_numpy().max() for panel in panels)
-    unit, scale = ("MACs", 1.0) if relative else next(((u, s) for u, s in ENERGY_UNITS if most * s >= 1), ("pJ", 1.0))
+    unit, scale = energy_unit(most, relative)
     label = f"energy per image ({unit})"
     return _layer_figure(panels, "Inference energy, layer by layer", caption, label, "energy_pj", scale)
 
 
 ENERGY_UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3))
+
+
+def energy_unit(most: float, relative: bool) -> tuple[str, float]:
+    """The unit in which ``most`` pJ are a number of at least 1, and what pJ are to be multiplied with."""
+    return ("MACs", 1.0) if relative else next(((u, s) for u, s in ENERGY_UNITS if most * s >= 1), ("pJ", 1.0))
 
 
 def _layer_figure(
@@ -528,14 +538,63 @@ def _draw_layers(axes: Axes, panel: LayerPanel, measure: str, scale: float) -> N
     ):
         heights = [scale * value for value in panel.layers[f"{measure}_{which}"]]
         axes.bar([p + offset for p in positions], heights, width=0.4, color=colour, linewidth=0, label=name)
-    step = math.ceil(len(positions) / MAX_TICK_NAMES)
-    axes.set_xticks(list(positions)[::step], [_short(name) for name in panel.layers["name"].iloc[::step]])
-    axes.tick_params(axis="x", labelrotation=90, labelsize=6.5, length=2)
-    axes.grid(visible=False, axis="x")
-    axes.set_xlim(-0.8, len(positions) - 0.2)
+    _name_layers(axes, panel.layers["name"].tolist())
     axes.set_title(_wrapped(panel.family))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
 
 
+def _name_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Below bars at 0, 1, 2, ...; every second, third, … where there are too many."""
+    step = math.ceil(len(names) / MAX_TICK_NAMES) or 1
+    axes.set_xticks(range(0, len(names), step), [_short(name) for name in names[::step]])
+    axes.tick_params(axis="x", labelrotation=90, labelsize=6.5, length=2)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(-0.8, len(names) - 0.2)
+
+
 def _short(name: str, length: int = 28) -> str:
     return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
+# --- where a network's energy goes ---------------------------------------------------------------------------------
+
+PARTS = {"weights": "#1f5fa8", "activations": "#e08a00", "products": "#c8352b", "others": "#a3abb8"}
+
+
+@dataclass(frozen=True)
+class PartsPanel:
+    """A network on one hardware. layers: name, and pJ (or MACs) of each of PARTS, in the order of the calls."""
+
+    title: str
+    layers: Sequence[tuple[str, Mapping[str, float]]]
+    relative: bool
+
+
+def parts_figure(panels: Sequence[PartsPanel], caption: str) -> Figure:
+    """Energy per image of each layer, as bars of its parts, a panel a hardware."""
+    shown = list(panels[:MAX_PANELS])
+    width = min(max(6.8, 1.5 + 0.16 * max(len(panel.layers) for panel in shown)), 18)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 1.2 + 3.4 * len(shown)), layout="constrained")
+        FigureCanvasAgg(figure)
+        _headline(figure, "Where the energy goes, layer by layer", caption)
+        for axes, panel in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+            _draw_parts(axes, panel)
+        _settle(figure)
+    return figure
+
+
+def _draw_parts(axes: Axes, panel: PartsPanel) -> None:
+    most = max((sum(parts.values()) for _, parts in panel.layers), default=0.0)
+    unit, scale = energy_unit(most, panel.relative)
+    positions = range(len(panel.layers))
+    below = [0.0] * len(positions)
+    for part, colour in PARTS.items():
+        heights = [scale * parts[part] for _, parts in panel.layers]
+        if any(heights):
+            axes.bar(positions, heights, bottom=below, width=0.8, color=colour, linewidth=0, label=part)
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    axes.set_ylabel(f"energy per image ({unit})")
+    _name_layers(axes, [name for name, _ in panel.layers])
+    axes.set_title(_wrapped(panel.title))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(PARTS), borderaxespad=0.2)

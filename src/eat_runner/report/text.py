@@ -10,7 +10,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from eat_runner.errors import printable
-from eat_runner.report.view import Report, Table
+from eat_runner.progress import console_on
+from eat_runner.report.view import Table, Told
 
 WIDTH = 132  # of the lines where there is no terminal
 LEAST_NAME = 16  # columns that a long first cell is folded to
@@ -28,10 +29,11 @@ SPELLED = {
     "→": "->",
     "≤": "<=",
     "≥": ">=",
+    "≠": "!=",
 }
 
 
-def show(report: Report) -> None:
+def show(report: Told) -> None:
     """Print it: with colours and as wide as it is to a terminal, as plain text to a file or pipe, nowhere if there is
     no stdout. OSError where who reads has gone."""
     if sys.stdout is None:  # closed by who started us
@@ -39,11 +41,11 @@ def show(report: Report) -> None:
     if not sys.stdout.isatty():
         print(plain(report, sys.stdout.encoding or "utf-8"), flush=True)
         return
-    console = Console(highlight=False)
+    console = console_on()
     console.print(Group(*_parts(report, console.encoding, console.width)), crop=False)
 
 
-def plain(report: Report, encoding: str = "utf-8") -> str:
+def plain(report: Told, encoding: str = "utf-8") -> str:
     """The text without colours, its tables as wide as they are."""
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, color_system=None, highlight=False, legacy_windows=False)
@@ -68,7 +70,7 @@ def _has(encoding: str, character: str) -> bool:
     return True
 
 
-def _parts(report: Report, encoding: str, width: int | None) -> Iterable[RenderableType]:
+def _parts(report: Told, encoding: str, width: int | None) -> Iterable[RenderableType]:
     def line(text: str, style: str = "") -> Text:
         return Text(spelled(text, encoding), style=style)
 
@@ -102,7 +104,7 @@ def _table(table: Table, encoding: str, width: int | None) -> Iterable[Renderabl
     if table.title:
         yield Text(spelled(table.title, encoding), style="bold")
     if width is not None and least > width:
-        yield from _stacked(texts, kept, table.bold)
+        yield from _stacked(texts, kept, table.bold, width)
     else:
         yield _grid(texts, kept, table, needed if width is None else min(needed, width))
     for below in filter(
@@ -122,13 +124,16 @@ def _grid(texts: list[list[str]], kept: list[int], table: Table, width: int) -> 
     return grid
 
 
-def _stacked(texts: list[list[str]], kept: list[int], bold: frozenset[int]) -> Iterable[Text]:
-    """A line a number, where not even the columns that stay fit beside each other."""
+def _stacked(texts: list[list[str]], kept: list[int], bold: frozenset[int], width: int) -> Iterable[Text]:
+    """A line a number, where not even the columns that stay fit beside each other; two where its name does not fit
+    beside it. A number is never folded."""
     for number, row in enumerate(texts[1:]):
         yield Text(row[kept[0]], style="bold" if number in bold else "", overflow="fold")
         for i in kept[1:]:
             if row[i]:
-                yield Text(f"  {texts[0][i]} {row[i]}".replace("   ", "  "))
+                line = f"  {texts[0][i]} {row[i]}".replace("   ", "  ")
+                for part in [line] if cell_len(line) <= width else [f"  {texts[0][i]}", f"  {row[i].strip()}"]:
+                    yield Text(part, no_wrap=True, overflow="ignore")
 
 
 def fitting(ranks: Sequence[int], widths: Sequence[int], width: int | None) -> list[int]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -62,6 +62,20 @@ class Family:
     remarks: Sequence[str]
     facts: Sequence[str]
     equal: Sequence[Table] = ()
+
+
+class Told(Protocol):
+    """What can be shown: tables with remarks and facts, then what holds for all of them, what is missing, and the files
+    that were written."""
+
+    @property
+    def families(self) -> Sequence[Family]: ...
+    @property
+    def facts(self) -> Sequence[str]: ...
+    @property
+    def missing(self) -> Sequence[str]: ...
+    @property
+    def paths(self) -> Sequence[Path]: ...
 
 
 @dataclass

@@ -59,7 +59,8 @@ def build(job: Job) -> Experiment:
         messages += models.load_weights(network.module, Path(config.init))
         if any(change.get("method") == "pruning" for change in job.origin.changes):
             held = Held(network.module)
-    budget = Budget.of(config.hardware, config.budget, config.budget_uj, as_built) if as_built else None
+    compacts = "compact" in config.chosen_methods
+    budget = Budget.of(config.hardware, config.budget, config.budget_uj, as_built, compacts) if as_built else None
     methods = build_methods(config.chosen_methods, config.hardware, budget)
     for method in methods.values():
         method.on_build(network.module)

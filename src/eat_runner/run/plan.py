@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from eat_runner.records import FINAL, RunFolder
 from eat_runner.run.build import Experiment, build_or_error
 from eat_runner.run.locate import Job, locate
 from eat_runner.run.record import reason_of
+from eat_runner.train.checkpoint import unpack
 from eat_runner.train.evaluate import evaluate
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """A run that would be made. status: as in its record, or ``missing``. seconds: what is expected to be left; 0 where
-    the network cannot be built, which ``reason`` tells. budget: in words, empty without one."""
+    nobody can tell, since the network cannot be built or a step of it cannot be made, which ``reason`` tells.
+    budget: in words, empty without one."""
 
     run_id: str
     folder: Path
@@ -34,7 +37,7 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
     the runs that differ only in lambda and seed. Runs of the same identity are listed once. Nothing is written."""
     planned: dict[str, PlannedRun] = {}
     prepared: dict[str, tuple[Job, Experiment | Exception]] = {}
-    seconds: dict[str, float] = {}
+    paces: dict[str, Pace | Exception] = {}
     for config in configs:
         key = preparation(config)
         if key not in prepared:
@@ -43,12 +46,14 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
         job, built = prepared[key]
         identity = run_id(config, job.dataset.fingerprint, job.origin.start)
         folder = RunFolder(Path(config.results_dir) / config.name / identity)
-        status, reason = _status(folder), ""
-        if isinstance(built, Exception):
-            seconds[key], reason = 0.0, reason_of(built)
-        elif status not in FINAL and key not in seconds:
-            seconds[key] = expected_seconds(built)
-        left = 0.0 if status in FINAL else seconds[key]
+        status, left, reason = _status(folder), 0.0, ""
+        if status not in FINAL and key not in paces:
+            paces[key] = built if isinstance(built, Exception) else _pace_or_error(built)
+        pace = paces.get(key, built)
+        if isinstance(pace, Exception):
+            reason = reason_of(pace)
+        elif isinstance(pace, Pace) and status not in FINAL:
+            left = pace.seconds(*already_done(folder))
         budget = "" if isinstance(built, Exception) else _in_words(built.budget)
         planned[identity] = PlannedRun(identity, folder.path, status, left, reason, budget)
     return list(planned.values())
@@ -69,15 +74,52 @@ def _status(folder: RunFolder) -> str:
     return "interrupted" if folder.checkpoint.exists() else "missing"
 
 
-def expected_seconds(experiment: Experiment) -> float:
-    """Time for a whole run, from a few training steps and two metered batches made now."""
+def already_done(folder: RunFolder) -> tuple[int, int]:
+    """The epochs that are done, and the steps of the next one, by the checkpoint: the run goes on there."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+        state = unpack(folder.checkpoint.read_bytes())
+        if state.get("run_id") == folder.path.name:
+            return int(state["epoch"]), int(state["step"])
+    return 0, 0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the parts of a run take: a training step, an epoch's steps and its look at the validation split, the
+    final measurement."""
+
+    step_s: float
+    steps: int
+    epochs: int
+    look_s: float
+    looks_every: int
+    measurement_s: float
+
+    def seconds(self, epochs_done: int = 0, steps_done: int = 0) -> float:
+        """Time for what is left."""
+        steps = max((self.epochs - epochs_done) * self.steps - steps_done, 0)
+        # the look after the last epoch measures the result, too
+        looks = max(math.ceil(self.epochs / self.looks_every) - epochs_done // self.looks_every, 1)
+        return steps * self.step_s + looks * self.look_s + self.measurement_s
+
+
+def _pace_or_error(experiment: Experiment) -> Pace | Exception:
+    """What goes wrong in a step that is only made to be timed is that run's: the others are planned all the same."""
+    try:
+        return pace(experiment)
+    except Exception as error:
+        return error
+
+
+def pace(experiment: Experiment) -> Pace:
+    """From two metered batches and a few training steps that are made now, in that order: steps may make a network that
+    cannot be metered."""
     trainer = experiment.trainer()
     settings, dataset, meter = experiment.config.trainer, experiment.dataset, experiment.config.meter
-    step_s = trainer.seconds_per_step() if settings.epochs else 0.0
     sample = dataset.test.first(2 * meter.batch_size)
     started = time.perf_counter()
     evaluate(trainer.model, sample, trainer.pixels, meter, "test", floor=False)
     image_s = (time.perf_counter() - started) / len(sample)
-    looks = max(math.ceil(settings.epochs / settings.evaluate_every), 1)  # the last one measures the result, too
-    images = looks * len(dataset.validation) + len(dataset.test)
-    return settings.epochs * trainer.steps * step_s + images * image_s
+    step_s = trainer.seconds_per_step() if settings.epochs else 0.0
+    look_s, test_s = len(dataset.validation) * image_s, len(dataset.test) * image_s
+    return Pace(step_s, trainer.steps, settings.epochs, look_s, settings.evaluate_every, test_s)

@@ -1,7 +1,7 @@
 """Hydra callback that looks at every job before the first one starts."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from eat_runner.claims import check_locks
-from eat_runner.cli.help import choices
+from eat_runner.cli.help import COMBINATIONS, choices
+from eat_runner.cli.hydra.arguments import listed
 from eat_runner.cli.hydra.compose import LOGGERS, to_experiment, without_hydra
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import Start, preparation, run_id
@@ -44,15 +45,16 @@ class BeforeJobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         BeforeJobs.on_cluster = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
-        _or_refuse(lambda: self.accept(_agreeing([_checked(job) for job in jobs(config)])))
+        _or_refuse(lambda: self.accept(_agreeing([_checked(job, whose) for whose, job in jobs(config)])))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra keeps every job's answer until the sweep ends, each with two configurations that nobody asks for."""
         job_return.cfg = job_return.hydra_cfg = None
 
 
-def jobs(config: DictConfig) -> Iterable[DictConfig]:
-    """The configuration of each job of a multirun, as Hydra's basic sweeper will compose it.
+def jobs(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The configuration of each job of a multirun, as Hydra's basic sweeper will compose it, and what it has of the
+    combinations that are swept over. UserError where one of these would sweep over something, too.
 
     Composing takes Hydra a tenth of a second, so it is done once for each choice of groups; the jobs' values are then
     set on copies, by the function that composing itself ends with.
@@ -63,19 +65,46 @@ def jobs(config: DictConfig) -> Iterable[DictConfig]:
 
     loader = GlobalHydra.instance().config_loader()
     parser = OverridesParser.create(config_loader=loader)
-    params = config.hydra.sweeper.get("params") or {}
-    lines = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    [batch] = BasicSweeper.split_arguments(parser.parse_overrides(lines), max_batch_size=None)
+    sweep = _settled(config, parser)
+    [batch] = BasicSweeper.split_arguments(parser.parse_overrides(list(config.hydra.overrides.task)), None)
     composed: dict[tuple[str, ...], DictConfig] = {}
-    for job in batch:
-        # a group that takes a list is not among Hydra's choices
-        groups = tuple(line for line in job if line.partition("=")[0] in {*config.hydra.runtime.choices, LOGGERS})
+    # a group that takes a list is not among Hydra's choices
+    chosen = {*config.hydra.runtime.choices, LOGGERS}
+    by_groups = [(tuple(line for line in job if line.partition("=")[0] in chosen), job) for job in batch]
+    for groups, _ in by_groups:
         if groups not in composed:
-            composed[groups] = without_hydra(loader.load_sweep_config(config, list(groups)))
+            composed[groups] = loader.load_sweep_config(config, list(groups))
+    for groups, job_config in composed.items():
+        own = _params(job_config)
+        if own != sweep:
+            raise UserError(
+                f"{_combinations(groups)} has a sweep of its own ({', '.join(own)}), which would not be made beside "
+                "another choice: give each a command of its own"
+            )
+        composed[groups] = without_hydra(job_config)
+    for groups, job in by_groups:
         values = parser.parse_overrides([line for line in job if line not in groups])
         copy = deepcopy(composed[groups])
         ConfigLoaderImpl._apply_overrides_to_config(values, copy)  # pyright: ignore[reportPrivateUsage]
-        yield copy
+        yield _combinations(groups) if len(composed) > 1 else "", copy
+
+
+def _settled(config: DictConfig, parser: OverridesParser) -> dict[str, Any]:
+    """What an experiment's file sweeps over. Everything that the command sweeps over is written out as lists, where
+    Hydra's sweeper reads it: it makes the very jobs that were checked."""
+    params = _params(config)
+    lines = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    config.hydra.overrides.task = [listed(override) for override in parser.parse_overrides(lines)]
+    config.hydra.sweeper.params = None
+    return params
+
+
+def _params(config: DictConfig) -> dict[str, Any]:
+    return dict(config.hydra.sweeper.get("params") or {})
+
+
+def _combinations(groups: Iterable[str]) -> str:
+    return ", ".join(line for line in groups if line.partition("=")[0] in COMBINATIONS)
 
 
 def prepare_all(
@@ -109,8 +138,17 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"results_dir: cannot write into {folder}: choose another or change its permissions")
 
 
-def _checked(config: DictConfig) -> ExperimentConfig:
-    experiment = to_experiment(without_hydra(config))
+def _checked(config: DictConfig, whose: str = "") -> ExperimentConfig:
+    """whose: what a message names, where it is one of several."""
+    try:
+        return _in_range(to_experiment(without_hydra(config)))
+    except UserError as error:
+        if not whose:
+            raise
+        raise UserError(f"{whose}: {error}") from error
+
+
+def _in_range(experiment: ExperimentConfig) -> ExperimentConfig:
     experiment.check()
     for group in ("dataset", "model", "penalty", "schedule"):
         # each of these files is named like what it configures

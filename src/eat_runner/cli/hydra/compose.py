@@ -6,26 +6,24 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
-from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import Override
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
+from omegaconf import MISSING, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, open_dict
 
 from eat_runner.cli.help import COMBINATIONS, choices
+from eat_runner.cli.hydra.arguments import quoted
 from eat_runner.config.groups import DEFAULT, GROUPS, method_groups
-from eat_runner.config.identity import digest
+from eat_runner.config.hardware import HardwareConfig, needed
 from eat_runner.config.logger import LoggerConfig
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig, default_lambda, default_others
 from eat_runner.config.schedule import ScheduleConfig
-from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError, one_line
 
 HYDRA_VERSION_BASE = "1.3"
@@ -47,22 +45,8 @@ LOGGING = frozenset(
     {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler", "logging.Formatter"}
     | {"ext://sys.stdout", "ext://sys.stderr", "${hydra.runtime.output_dir}/${hydra.job.name}.log"}
 )
+NO_DEFAULTS = "the file of --config-name must begin with the line: defaults: [config, _self_]"
 NODES: dict[type, Any] = {bool: BooleanNode, int: IntegerNode, float: FloatNode, str: StringNode}
-
-
-# groups with files that are called by a number (bits=8)
-NUMBERED = frozenset(group for group in GROUPS if any(choice.isdigit() for choice in choices(group)))
-_value = Override.value
-
-
-def _value_or_choice(self: Override) -> Any:
-    value = _value(self)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number and self.key_or_group in NUMBERED else value
-
-
-# Hydra takes nothing but texts for choices. Here, not inside a block: the workers of launchers import this, too.
-Override.value = _value_or_choice
 
 
 def root_keys() -> dict[str, str]:
@@ -97,6 +81,8 @@ def no_key(key: str) -> str:
     if key in types and group.startswith(f"{LOGGERS}."):
         logger = group.removeprefix(f"{LOGGERS}.")
         return f"{key}: {logger} is not among the loggers: add it to the list, loggers=[csv,progress,{logger}]"
+    if key in types and not group:
+        return NO_DEFAULTS
     if key in types:  # another choice of the group has it
         return f"{key} is no key of the {group} that is chosen: leave it out, or choose another {group}"
     inside = {known.rpartition(".")[2]: known for known in types if known.startswith(f"{group}.")}
@@ -136,6 +122,14 @@ def root_schema() -> DictConfig:
     return DictConfig(nodes)
 
 
+def _without_prices(schema: type[HardwareConfig]) -> DictConfig:
+    """The schema of a price list, whose file has to say what ``needed`` names."""
+    node = OmegaConf.structured(schema)
+    for key in needed(schema):
+        node[key] = MISSING
+    return node
+
+
 def register() -> None:
     """Put what conf/ refers to into Hydra's store: the schemas, and the callback that sees all jobs before any starts.
 
@@ -146,6 +140,8 @@ def register() -> None:
     for group in filter(choices, GROUPS):  # meter has no files: its keys stand in config.yaml
         for name, schema in GROUPS[group].schemas.items():
             node = {name: schema} if group == LOGGERS else schema
+            if group == "hardware":
+                node = _without_prices(schema)
             store.store(group=group, name=f"base_{name}", node=node)
     for group, schema in method_groups().items():
         store.store(group=group, name=NONE, node=schema(name=NONE))
@@ -154,38 +150,18 @@ def register() -> None:
     store.store(group="hydra/callbacks", name="before_jobs", node=CALLBACKS)
 
 
-def with_hardware_files(arguments: Sequence[str]) -> list[str]:
-    """The command line with a name in place of each file in ``hardware=my_chip.yaml``, under which Hydra finds what it
-    holds. UserError where one is no hardware file."""
-    return [_with_hardware_files(argument) for argument in arguments]
-
-
-def _with_hardware_files(argument: str) -> str:
-    key, equals, values = argument.partition("=")
-    if key != "hardware" or not equals:
-        return argument
-    return f"{key}={','.join(map(_hardware_choice, values.split(',')))}"
-
-
-def _hardware_choice(value: str) -> str:
-    path = Path(value.strip("'\"")).expanduser()
-    if path.suffix not in {".yaml", ".yml"}:
-        return value
-    name = f"file_{digest(str(path.resolve()))}"  # two folders may have a file of the same name
-    ConfigStore.instance().store(group="hardware", name=name, node=load_hardware(str(path)))
-    return name
-
-
 @contextmanager
 def no_foreign_code() -> Generator[None]:
     """Inside, what Hydra composes is checked before Hydra builds anything from it.
 
     Loggers are set up and callbacks made as soon as it has composed, and for each job anew, so nothing of ours comes
     in between: its loader is the one place that all of them pass. And a package on a configuration's search path is
-    imported as soon as it is looked at.
+    imported as soon as it is looked at. Files are read by a source of ours, which knows encodings.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import ConfigRepository
+
+    from eat_runner.cli.hydra.files import Files
 
     compose, look_at = ConfigLoaderImpl.load_configuration, ConfigRepository.initialize_sources
 
@@ -195,10 +171,15 @@ def no_foreign_code() -> Generator[None]:
             if part.provider == "hydra.searchpath in main" and colon and len(scheme) > 1 and scheme != "file":
                 raise _foreign("hydra.searchpath", part.path)
         look_at(repository, paths)
+        repository.sources = [
+            Files(source.provider, source.path) if source.scheme() == "file" else source
+            for source in repository.sources
+        ]
 
     def composed(*args: Any, **kwargs: Any) -> DictConfig:
         config = compose(*args, **kwargs)
-        check_names_no_code(config)
+        if config.hydra.job.config_name is not None:  # None: Hydra's own help, which builds nothing
+            check_names_no_code(config)
         return config
 
     ConfigLoaderImpl.load_configuration = composed
@@ -216,6 +197,8 @@ def check_names_no_code(config: DictConfig) -> None:
     looked up later, so nothing there may be a reference.
     """
     hydra = config.hydra
+    if not _plain(hydra, "callbacks") and "trainer" not in config:
+        raise UserError(NO_DEFAULTS)
     if _plain(hydra, "callbacks") != CALLBACKS:
         raise _foreign("hydra.callbacks", "another callback than eat-run's")
     for part in ("launcher", "sweeper"):
@@ -318,6 +301,6 @@ def compose_experiment(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """The checked configuration that ``eat-run OVERRIDES`` would run; for tests and notebooks."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION_BASE):
-        config = to_experiment(compose(CONFIG_NAME, list(overrides)))
+        config = to_experiment(compose(CONFIG_NAME, list(map(quoted, overrides))))
     config.check()
     return config

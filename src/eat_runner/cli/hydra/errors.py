@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigKeyError
 
-from eat_runner.cli.help import choices
+from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.compose import key_types, no_key
 from eat_runner.config.groups import GROUPS
+from eat_runner.config.paths import conf_dir
 
 TYPE_NAMES = {
     "bool": "true or false",
@@ -19,6 +21,7 @@ TYPE_NAMES = {
     "list": "a list",
     "dict": "a mapping",
 }
+CHOSEN = frozenset({*GROUPS, *COMBINATIONS})  # by the name of a file
 EXTRAS = "joblib, submitit_local and slurm come with: pip install 'eat-runner[joblib,slurm]'"
 
 
@@ -43,13 +46,37 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_choice(config: str, options: list[str]) -> str:
-    group, _, name = config.rpartition("/")
-    choices = [option for option in options if not option.startswith("base_")]
+    group, _, name = config.partition("/") if config.partition("/")[0] in CHOSEN else config.rpartition("/")
+    choices = [option for option in options if not option.startswith("base_")] + _in_folders(group)
     if group == "hydra/launcher":
         return f"{group}={name} is unknown: choose one of {', '.join(choices)} ({EXTRAS})"
     close = get_close_matches(name, choices, n=1)
     hint = f"did you mean {group}={close[0]}? All: " if close else "choose one of "
-    return f"{group}={name} is unknown: {hint}{', '.join(choices)}"
+    return f"{group}={name} is unknown: {hint}{', '.join(choices)}{_own_file(group, name)}"
+
+
+def _in_folders(group: str) -> list[str]:
+    """Combinations that lie in a folder of their kind, such as methods/gtsrb."""
+    folder = conf_dir() / group
+    files = sorted(folder.glob("*/*.yaml")) if group in COMBINATIONS else []
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+
+
+def _own_file(group: str, name: str) -> str:
+    """How to choose a file of one's own, where it lies here or is what people write themselves."""
+    for path in filter(Path.is_file, (Path(f"{name}.yaml"), Path(group, f"{name}.yaml"))):
+        return f"; for your file: {group}={path}"
+    return f"; or a file of your own: {group}=FILE.yaml" if group in COMBINATIONS else ""
+
+
+def _no_primary(name: str) -> str:
+    file = Path(name).with_suffix(".yaml")
+    if file.is_file():
+        return (
+            f"--config-name {name}: {file} is in this folder, so add --config-dir . and begin the file with defaults: "
+            f"[config, _self_], or choose it by experiment={file}"
+        )
+    return f"--config-name {name}: there is no such file; leave the option out or add --config-dir"
 
 
 def _unknown_file(config: str) -> str:
@@ -116,12 +143,16 @@ RULES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         lambda m: f"${{oc.env:{m['name']}}}: the environment variable {m['name']} is not set",
     ),
     (
+        r"^Structured config of type `\w+Hardware` has missing mandatory value: (?P<key>\w+)",
+        lambda m: f"hardware.{m['key']} is missing: the file of hardware has to say it",
+    ),
+    (
         r"^Additional config directory '(?P<folder>.*)' not found",
         lambda m: f"--config-dir {m['folder']}: there is no such folder",
     ),
     (
         r"^Cannot find primary config '(?P<name>[^']*)'",
-        lambda m: f"--config-name {m['name']}: there is no such file; leave the option out or add --config-dir",
+        lambda m: _no_primary(m["name"]),
     ),
 ]
 

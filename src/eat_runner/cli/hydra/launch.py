@@ -7,16 +7,15 @@ from argparse import Namespace
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import hydra
 import yaml
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.cli.errors import tell
+from eat_runner.cli.hydra.arguments import as_hydra_reads, parse_options, with_paths
 from eat_runner.cli.hydra.callbacks import BeforeJobs, Refused
 from eat_runner.cli.hydra.compose import (
     CONFIG_NAME,
@@ -24,7 +23,6 @@ from eat_runner.cli.hydra.compose import (
     no_foreign_code,
     register,
     to_experiment,
-    with_hardware_files,
 )
 from eat_runner.cli.hydra.errors import explain
 from eat_runner.cli.jobs import PROGRAM, run_job
@@ -40,7 +38,7 @@ def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]
     register()
     BeforeJobs.accept = staticmethod(accept)
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
-    with _arguments(with_hardware_files(arguments)), _errors_from_hydra(), no_foreign_code():
+    with _errors_from_hydra(), no_foreign_code(), _arguments(as_hydra_reads(arguments)):
         run()
 
 
@@ -66,19 +64,13 @@ def compose_sweep(overrides: Sequence[str]) -> list[ExperimentConfig]:
 
 def check_flags(arguments: Sequence[str]) -> Namespace:
     """Refuse the flags that Hydra would answer with a page or a traceback, and the one that loads a pickle."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> Any:
-        raise UserError(f"{message}: see {PROGRAM} --help")
-
-    parser.error = refuse
-    flags, unknown = parser.parse_known_args(list(arguments))
-    if unknown and "=" in unknown[0] and not unknown[0].startswith("-"):
-        raise UserError(f"{unknown[0]} stands behind an option: write options such as -m in front of key=value")
+    flags, unknown = parse_options(arguments)
     if unknown:
         raise UserError(f"{unknown[0]} is no option: see {PROGRAM} --help")
     if flags.experimental_rerun is not None:
         raise UserError("--experimental-rerun is not supported, since it loads a pickle: repeat the command instead")
+    if flags.config_path is not None:
+        raise UserError("--config-path would take the place of all of eat-run's files: add yours with --config-dir")
     if flags.run + flags.multirun + flags.shell_completion + (flags.cfg is not None) + (flags.info is not None) > 1:
         raise UserError("only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time")
     if flags.resolve and flags.cfg is None:
@@ -129,7 +121,7 @@ def _readable(error: BaseException | None) -> BaseException:
     assert error is not None
     theirs = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
     by_text = str(error).startswith(("Config group override", "Unsupported item value in defaults"))
-    return UserError(explain(error)) if theirs or by_text else error
+    return UserError(with_paths(explain(error))) if theirs or by_text else error
 
 
 def _job_vanished(error: Exception) -> bool:

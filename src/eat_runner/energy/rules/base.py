@@ -14,12 +14,26 @@ Hardware = TypeVar("Hardware", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class EnergyParts:
+    """Where a layer's energy goes, in pJ: moving parameters, moving activations in and out, multiply-accumulates, and
+    what else is computed (additions, pools, normalisations, activation functions). Together they are the layer's, but
+    for rounding."""
+
+    weights_pj: float = 0.0
+    activations_pj: float = 0.0
+    products_pj: float = 0.0
+    others_pj: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LayerEnergy:
     """One layer's part of an image's energy; the parts add up to the whole.
 
     name, op: of a call, or of a whole fused group (``Conv2d+BatchNorm2d+ReLU`` under the convolution's name).
     energy_pj, dense_pj: in units of one multiply-accumulate where prices are relative.
     firing_rate: non-zeros / elements of what leaves the layer.
+    calls: those that it stands for, the group's first one first; none where a rule does not say. parts, dense_parts: of
+    energy_pj and dense_pj.
     """
 
     name: str
@@ -27,6 +41,9 @@ class LayerEnergy:
     energy_pj: float
     dense_pj: float
     firing_rate: float
+    calls: tuple[int, ...] = ()
+    parts: EnergyParts = EnergyParts()
+    dense_parts: EnergyParts = EnergyParts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from eat_runner.config.hardware import FusedHardware
 from eat_runner.energy.counts import NETWORK_INPUT, Counts, Kind, LayerCounts
-from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport, LayerEnergy, MarginalPrices, share
+from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyParts, EnergyReport, LayerEnergy, MarginalPrices, share
 from eat_runner.energy.rules.storage import slope_bits, stored_bits
 
 BITS_PER_BYTE = 8
@@ -269,24 +269,43 @@ def _group_energy(
     group: _Group, tensors: dict[int, _Tensor], memory: _WeightMemory, hardware: FusedHardware
 ) -> LayerEnergy:
     first, written = group.first, group.written
-    energy_pj = dense_pj = 0.0
+    moved: list[float] = []  # activations, as stored and dense; weights likewise
+    moved_dense: list[float] = []
     for piece in (*group.reads, written):
         _, bits, pj_per_bit = tensors[piece.made_by]
-        energy_pj += pj_per_bit * _stored_bits(piece.elements, piece.nonzeros, bits, hardware)
-        dense_pj += pj_per_bit * piece.elements * bits
+        moved.append(pj_per_bit * _stored_bits(piece.elements, piece.nonzeros, bits, hardware))
+        moved_dense.append(pj_per_bit * piece.elements * bits)
+    fetched: list[float] = []
+    fetched_dense: list[float] = []
     for elements, nonzeros, bits in _weights(group, hardware):
-        energy_pj += memory.pj_per_bit * _stored_bits(elements, nonzeros, bits, hardware)
-        dense_pj += memory.dense_pj_per_bit * elements * bits
+        fetched.append(memory.pj_per_bit * _stored_bits(elements, nonzeros, bits, hardware))
+        fetched_dense.append(memory.dense_pj_per_bit * elements * bits)
     mac_pj = _mac_pj(first, hardware)
     element_ops_pj = sum(
         _element_ops_pj(row, first.weight_bits, hardware)
         for row in group.rows
         if row is first or row.kind != Kind.BATCH_NORM
     )
-    energy_pj += mac_pj * _macs(first, hardware) / first.images + element_ops_pj
-    dense_pj += mac_pj * first.macs_valid / first.images + element_ops_pj
-    op = "+".join(row.op for row in group.rows)
-    return LayerEnergy(first.name, op, energy_pj, dense_pj, share(written.nonzeros, written.elements))
+    products_pj = mac_pj * _macs(first, hardware) / first.images
+    products_dense_pj = mac_pj * first.macs_valid / first.images
+    return LayerEnergy(
+        first.name,
+        "+".join(row.op for row in group.rows),
+        _added([*moved, *fetched, products_pj + element_ops_pj]),
+        _added([*moved_dense, *fetched_dense, products_dense_pj + element_ops_pj]),
+        share(written.nonzeros, written.elements),
+        tuple(row.call for row in group.rows),
+        EnergyParts(_added(fetched), _added(moved), products_pj, element_ops_pj),
+        EnergyParts(_added(fetched_dense), _added(moved_dense), products_dense_pj, element_ops_pj),
+    )
+
+
+def _added(energies: Sequence[float]) -> float:
+    """One after the other, so that the last bit is the same in every version of Python, whose sum() differs."""
+    total = 0.0
+    for energy in energies:
+        total += energy
+    return total
 
 
 def _stored_bits(elements: float, nonzeros: float, bits: int, hardware: FusedHardware) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from eat_runner.config.hardware import PUBLISHED_BITS, PublishedHardware
 from eat_runner.energy.counts import BatchCounts, Counts, Kind, LayerCounts
-from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport, LayerEnergy, MarginalPrices, share
+from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyParts, EnergyReport, LayerEnergy, MarginalPrices, share
 from eat_runner.errors import UserError, one_line
 
 
@@ -144,6 +144,20 @@ def _layers(counts: Counts, hardware: PublishedHardware, compute_pj: float, batc
             (hardware.dram_pj_per_value * nonzeros + compute_pj_per_computation * row.computations) / images,
             (hardware.dram_pj_per_value * values + hardware.multiply_pj * row.computations) / images,
             share(row.output_nonzeros, row.output_elements),
+            (row.call,),
+            parts(row, batches * parameter_nonzeros, input_nonzeros + row.output_nonzeros, compute_pj_per_computation),
+            parts(row, batches * parameters, row.input_elements + row.output_elements, hardware.multiply_pj),
+        )
+
+    def parts(row: LayerCounts, weights: int, activations: int, computation_pj: float) -> EnergyParts:
+        """Computations are the products of what multiplies, and everything else's others."""
+        multiplies = row.macs_nominal > 0
+        computed_pj = computation_pj * row.computations / images
+        return EnergyParts(
+            hardware.dram_pj_per_value * weights / images,
+            hardware.dram_pj_per_value * activations / images,
+            computed_pj if multiplies else 0.0,
+            0.0 if multiplies else computed_pj,
         )
 
     return [energy(row) for row in rows]
