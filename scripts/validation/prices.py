@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from eat_runner.analysis.methods import MAGNITUDE, NARROW
-from eat_runner.analysis.pareto import Front, fronts
+from eat_runner.analysis.pareto import TOLERANCE, Front, fronts
 from eat_runner.analysis.table import collate
 from eat_runner.config.hardware import FusedHardware
 from eat_runner.energy.hardware import load_hardware
@@ -82,11 +82,24 @@ def front_of(hardware: FusedHardware) -> Front:
 
 
 def least(front: Front) -> pd.Series:
-    """By method: the least energy, relative to standard training's, of its settings within POINTS of that one's
-    accuracy on the validation split."""
-    settings = front.settings
-    enough = settings["accuracy_validation"] >= settings.at[front.reference, "accuracy_validation"] - POINTS
-    return settings[enough].groupby("line")["energy_relative"].min().sort_values()
+    """By method: the least energy beside standard training's of the same seed, of its settings within POINTS of that
+    one's accuracy on the validation split. As in equal_accuracy.csv only settings with most of their method's seeds
+    count."""
+    standard = front.runs_of(str(front.reference)).set_index("seed")
+    runs = front.runs[front.runs["seed"].isin(standard.index)]
+    pairs = pd.DataFrame(
+        {
+            "setting_id": runs["setting_id"],
+            "loss": runs["seed"].map(standard["accuracy_validation"]) - runs["accuracy_validation"],
+            "energy_relative": runs["energy"] / runs["seed"].map(standard["energy"]),
+        }
+    )
+    by_setting = pairs.groupby("setting_id")
+    means = by_setting.mean().assign(seeds=by_setting.size()).join(front.settings["line"])
+    complete = means["seeds"] == means.groupby("line")["seeds"].transform("max")
+    return (
+        means[complete & (means["loss"] <= POINTS + TOLERANCE)].groupby("line")["energy_relative"].min().sort_values()
+    )
 
 
 def beside(front: Front, base: Front) -> dict[str, Any]:
