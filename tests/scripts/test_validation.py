@@ -269,6 +269,17 @@ def test_zigzag_in_the_document():
     )
 
 
+def test_the_rule_still_says_what_zigzag_is_beside():
+    torch.manual_seed(0)
+    model, size = products.torchvision.models.resnet18(weights=None), zigzag.IMAGE_SIZE
+    counts = measure(model, [torch.randn(1, 3, size, size)], MeterConfig(batch_size=1), floor=False)
+    for name in zigzag.HARDWARE:
+        layers = read("zigzag").query("network == 'resnet18' and sums == 1 and hardware == @name").set_index("layer")
+        for part, hardware in zigzag.rule_parts(fused(name)).items():
+            energies = zigzag.dense_uj(counts, hardware)
+            assert [energies[layer] for layer in layers.index] == pytest.approx(layers[part].tolist(), rel=1e-8)
+
+
 def test_prices_in_the_document():
     table = read("prices")
     expected: list[str] = []
@@ -290,10 +301,15 @@ def test_prices_in_the_document():
     assert set(wins.index[~wins["any"]]) == {"dense_7nm_int8", "eyeriss_65nm"}
     near = table[table["factor"].isin([0.5, 2])]
     assert near["same_selected"].all()
+    assert table["selected"].str.startswith("dense narrow networks, width 4").all()
+    best = near["best_method"] == near["hardware"].map(table[table["factor"] == 1].set_index("hardware")["best_method"])
+    assert set(near.loc[~best, "hardware"]) == {"eyeriss_65nm"}
+    assert set(near.loc[near["hardware"] == "eyeriss_65nm", "best_method"]) == {prices.NARROW, "pruning=energy"}
     chip = table[table["hardware"] == "fused_7nm_int8"].set_index(["price", "factor"])["eat_decrease_percent"]
     close = chip[chip.index.get_level_values("factor").isin([0.5, 2])]
     said(
-        f"stays in {len(near)} of {len(near)} price lists",
+        f"stays in {len(near)} of {len(near)} price lists and the best method in {best.sum()}",
+        f"The {table['settings'].max()} settings of",
         f"(Kendall's tau at least {near['tau_methods'].min():.2f})",
         f"at {len(table) // len(prices.HARDWARE)} price lists for each hardware",
         f"in all {len(table)} price lists",
