@@ -294,14 +294,14 @@ BAD: dict[str, str] = {
     "and only the last would count: leave one out",
     "-m experiment=demo,gtsrb_slim": "experiment=demo has a sweep of its own (recipe, seed), which would not be made "
     "beside another choice: give each a command of its own",
-    "-m recipe=st,magnitude_0.05 pruning.ranking=local": "recipe=magnitude_0.05: pruning.ranking=local is unknown: "
+    "-m recipe=st,magnitude_0.05 pruning.ranking=local": "recipe=st: pruning.ranking=local is unknown: "
     "choose one of global, uniform, erk",
     # files
     "experiment=zzz": f"experiment=zzz is unknown: choose one of {COMBINED}; or a file of your own: "
     "experiment=FILE.yaml",
     "experiment=methods/gtsr": "experiment=methods/gtsr is unknown: did you mean experiment=methods/gtsrb? All: "
     f"{COMBINED}; or a file of your own: experiment=FILE.yaml",
-    "-m bits=glob(8)": "bits=glob(8): put quotes around what glob looks for",
+    "-m bits=glob([8])": "bits=glob([8]): put quotes around what glob looks for",
     "experiment=gone.yaml": "gone.yaml: no configuration file there (No such file or directory)",
     "model=gone.yml": "gone.yml: no configuration file there (No such file or directory)",
     "-m recipe=st,gone.yaml": "gone.yaml: no configuration file there (No such file or directory)",

@@ -138,6 +138,8 @@ def test_errors_in_a_file_name_its_path(refused: Command) -> None:
     assert "mine.yaml" in refused("experiment=mine.yaml")
     Path("mine.yaml").write_text("a: 3\n  x: 1\n")
     assert 'in "mine.yaml", line 2' in refused("experiment=mine.yaml")
+    Path("mine.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n")
+    assert "error: experiment=mine.yaml has a sweep of its own (seed)" in refused("-m experiment=mine.yaml,demo")
     Path("mine.yaml").write_text("seed: 3\n")
     assert refused("experiment=mine.yaml").endswith("must begin with the line: # @package _global_")
 
@@ -186,6 +188,10 @@ def test_a_folder_whatever_it_is_called(folder: str, here: Path) -> None:
     (here / folder).mkdir()
     assert chosen(f"data_dir={folder}").data_dir == folder
     assert chosen(f"init={here / folder}").init == str(here / folder)
+
+
+def test_texts_with_any_characters_in_a_sweep() -> None:
+    assert [config.name for config in compose_sweep(["name=größe,猫 (2)"])] == ["größe", "猫 (2)"]
 
 
 def test_a_home_folder_behind_the_equal_sign(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,10 @@ def quoted(argument: str) -> str:
         return _with_choices(argument, key, value)
     if key in PATHS and value.startswith("~"):  # no shell expands it behind an equal sign
         return f"{key}={_in_quotes(str(Path(value).expanduser()))}"
-    if (key in PATHS and value and Path(value).exists()) or (_parsed(argument) is None and _is_text(key)):
-        return f"{key}={_in_quotes(value.strip())}"
+    if key in PATHS and value and Path(value).exists():
+        return f"{key}={_in_quotes(value)}"
+    if _parsed(argument) is None and _is_text(key):
+        return f"{key}={','.join(_in_quotes(text.strip()) for text in value.split(','))}"
     return argument
 
 
@@ -180,7 +182,7 @@ def listed(override: Override) -> str:
         return quoted(line) if key in numbered() else line
     try:
         values = list(override.sweep_string_iterator())
-    except TypeError as error:  # glob(8)
+    except TypeError as error:  # glob([8])
         raise UserError(f"{line}: put quotes around what glob looks for") from error
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         values = [value for value in values if not value.startswith("base_")]  # schemas

@@ -121,6 +121,8 @@ def _readable(error: BaseException | None) -> BaseException:
     assert error is not None
     theirs = isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError)
     by_text = str(error).startswith(("Config group override", "Unsupported item value in defaults"))
+    if isinstance(error, UserError):
+        return UserError(with_paths(str(error)))
     return UserError(with_paths(explain(error))) if theirs or by_text else error
 
 
