@@ -35,7 +35,7 @@ check: lint test  ## lint, then test
 bench: $(INSTALLED)  ## what penalty, meter, data and commands cost, beside the goals: results/bench (ten minutes)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/python -m bench
 
-validation: $(INSTALLED)  ## counts and prices beside what others found: results/validation (ten minutes; ZigZag if installed)
+validation: $(INSTALLED)  ## counts and prices beside what others found: results/validation (twenty minutes; ZigZag if installed)
 	OMP_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/python -m validation
 
 soak: $(INSTALLED)  ## sweeps that are killed at random for MINUTES=30, then 1,000 tiny runs: results/soak
