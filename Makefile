@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test long lint check bench soak clean reproduce-paper
+.PHONY: help setup demo test long lint check bench validation soak clean reproduce-paper
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ check: lint test  ## lint, then test
 
 bench: $(INSTALLED)  ## what penalty, meter, data and commands cost, beside the goals: results/bench (ten minutes)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/python -m bench
+
+validation: $(INSTALLED)  ## counts and prices beside what others found: results/validation (twenty minutes; ZigZag if installed)
+	OMP_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/python -m validation
 
 soak: $(INSTALLED)  ## sweeps that are killed at random for MINUTES=30, then 1,000 tiny runs: results/soak
 	$(BIN)/python scripts/soak.py --minutes $(or $(MINUTES),30)
