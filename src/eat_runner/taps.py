@@ -91,6 +91,7 @@ class Call:
     versions: of the inputs, in front of the call; where an input has another one now, the call has overwritten it.
     function: of a functional operation, the object that was called.
     constant: for each input whether it is none of an image: a parameter, a buffer, or made of these alone.
+    is_activation: whether it is an activation function (``ReLU``, ``relu_``, ``leaky_relu``, ...).
     """
 
     index: int
@@ -106,13 +107,7 @@ class Call:
     versions: tuple[int, ...] = ()
     function: Any = None
     constant: tuple[bool, ...] = ()
-
-    @property
-    def is_activation(self) -> bool:
-        """True for an activation function, as a module or as a function (``ReLU``, ``relu_``, ``leaky_relu``, ...)."""
-        if self.module is not None:
-            return _is_activation_module(type(self.module))
-        return self.op.lower().replace("_", "") in ACTIVATIONS and is_of_torch(self.function)
+    is_activation: bool = False
 
     @property
     def is_constant(self) -> bool:
@@ -186,12 +181,6 @@ def leaf_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((path, module) for path, module, is_leaf in parts(model) if _is_last(module, is_leaf))
 
 
-@cache
-def _is_activation_module(kind: type[nn.Module]) -> bool:
-    known = _leaf_class_of(kind)
-    return known is not None and known.__name__.lower() in ACTIVATIONS
-
-
 SPACES: tuple[Any, ...] = (torch, F, Tensor, torch._C._nn, torch.linalg, torch.special)  # pyright: ignore
 
 
@@ -253,7 +242,7 @@ def tap(
                 enter = module.register_forward_pre_hook(recorder.enter_leaf, prepend=True, with_kwargs=True)
                 stack.callback(enter.remove)
             if wanted or (is_leaf and functional):
-                leave = recorder.leave_leaf(name, wanted, is_leaf)
+                leave = recorder.leave_leaf(name, leaf_class(module) or type(module), wanted, is_leaf)
                 hook = module.register_forward_hook(leave, with_kwargs=True, always_call=functional and is_leaf)
                 stack.callback(hook.remove)
             if functional and not is_leaf:
@@ -384,11 +373,11 @@ class Recorder:
             self.mode.__enter__()
             self.paused = False
 
-    def leave_leaf(self, name: str, wanted: bool, is_leaf: bool) -> Callable[..., Tensor | None]:
+    def leave_leaf(
+        self, name: str, kind: type[nn.Module], wanted: bool, is_leaf: bool
+    ) -> Callable[..., Tensor | None]:
         traced = self.trace and is_leaf
-
-        def op_of(module: nn.Module) -> str:
-            return (leaf_class(module) or type(module)).__name__
+        op, activates = kind.__name__, is_leaf and kind.__name__.lower() in ACTIVATIONS
 
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Tensor | None:
             try:
@@ -407,7 +396,9 @@ class Recorder:
             if outputs:
                 inputs = tensors_in((args, kwargs) if kwargs else args)
                 inplace = getattr(module, "inplace", False) is True
-                replacement = self.report(name, op_of(module), module, inputs, outputs[0], inplace, versions=versions)
+                replacement = self.report(
+                    name, op, module, inputs, outputs[0], inplace, versions=versions, activates=activates
+                )
                 if self.trace:
                     for other in outputs[1:]:
                         self._note(other, self.next_index - 1)
@@ -461,6 +452,7 @@ class Recorder:
         kwargs: dict[str, Any] | None = None,
         versions: tuple[int, ...] = (),
         function: Any = None,
+        activates: bool = False,
     ) -> Tensor | None:
         """Tell the listener; returns what it puts in the output's place."""
         producers: tuple[int, ...] = ()
@@ -471,19 +463,20 @@ class Recorder:
             constant = tuple(call is None for call in made)
         index = self.next_index
         call = Call(
-            index,
-            name,
-            op,
-            module,
-            inputs,
-            output,
-            args,
-            kwargs or {},
-            inplace,
-            producers,
-            versions,
-            function,
-            constant,
+            index=index,
+            name=name,
+            op=op,
+            module=module,
+            inputs=inputs,
+            output=output,
+            args=args,
+            kwargs=kwargs or {},
+            inplace=inplace,
+            producers=producers,
+            versions=versions,
+            function=function,
+            constant=constant,
+            is_activation=activates,
         )
         self.next_index += 1
         replacement = self.listener(call)
@@ -607,12 +600,17 @@ class _FunctionalCalls(TorchFunctionMode):
         name = f"{self.recorder.path[-1]}:{op}".lstrip(":")
         inplace = kwargs.get("inplace") is True or any(output is x for x in inputs)
         report = self.recorder.report
-        return report(name, op, None, inputs, output, inplace, tuple(args), kwargs, versions, func)
+        return report(name, op, None, inputs, output, inplace, tuple(args), kwargs, versions, func, _activates(func))
 
 
 def _without_out(kwargs: dict[str, Any]) -> dict[str, Any]:
     """A tensor to write into is not read."""
     return {name: value for name, value in kwargs.items() if name != "out"} if "out" in kwargs else kwargs
+
+
+@cache
+def _activates(function: Any) -> bool:
+    return _function_name(function).lower().replace("_", "") in ACTIVATIONS and is_of_torch(function)
 
 
 @cache
