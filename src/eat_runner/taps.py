@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -223,9 +223,9 @@ def tap(
 
     functional: report functional operations too, those made outside of leaf modules, and who produced each input. What
     returns no tensor is left out, but for a tensor that was written into; an operation that returns several (``chunk``)
-    is one call for each. Each forward pass counts from index 0. modules: without ``functional`` only the calls of these are
-    reported, numbered among themselves (None: ``leaf_modules``), and a call has no producers and versions. With it a
-    module of somebody's own is reported function by function.
+    is one call for each. Each forward pass counts from index 0. modules: without ``functional`` only the calls of these
+    are reported, numbered among themselves (None: ``leaf_modules``), and a call has no producers and versions. With it
+    a module of somebody's own is reported function by function.
     Raises UserError for what nobody can look into, and, with ``functional``, for hooks of somebody's own that change
     what a leaf reads.
     """
@@ -336,6 +336,14 @@ _SHAPED_LIKE = frozenset(
 )
 
 
+class _Made(NamedTuple):
+    """A tensor of the pass that is running: itself, the call that made it, whether it is of no image."""
+
+    tensor: weakref.ref[Tensor]
+    call: int
+    constant: bool
+
+
 class Recorder:
     """Turns hooks into calls, and knows where in the network the forward pass is."""
 
@@ -349,7 +357,7 @@ class Recorder:
         self.paused = False
         self.inside = False  # of a functional operation
         self.path: list[str] = []  # the modules that are looked into, outermost first
-        self.made_by: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # id(tensor) -> tensor, call
+        self.made_by: dict[int, _Made] = {}  # by id(tensor)
 
     def start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.next_index = 0
@@ -358,7 +366,7 @@ class Recorder:
         self.made_by.clear()
         if self.trace:
             for x in tensors_in((args, kwargs)):
-                self._note(x, NETWORK_INPUT)
+                self._note(x, NETWORK_INPUT, False)
 
     def enter_leaf(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """No function inside of a leaf module is reported. So the mode, which costs every function there some
@@ -373,9 +381,7 @@ class Recorder:
             self.mode.__enter__()
             self.paused = False
 
-    def leave_leaf(
-        self, name: str, kind: type[nn.Module], wanted: bool, is_leaf: bool
-    ) -> Callable[..., Tensor | None]:
+    def leave_leaf(self, name: str, kind: type[nn.Module], wanted: bool, is_leaf: bool) -> Callable[..., Tensor | None]:
         traced = self.trace and is_leaf
         op, activates = kind.__name__, is_leaf and kind.__name__.lower() in ACTIVATIONS
 
@@ -401,7 +407,7 @@ class Recorder:
                 )
                 if self.trace:
                     for other in outputs[1:]:
-                        self._note(other, self.next_index - 1)
+                        self._note(other, self.next_index - 1, False)
             return replacement
 
         return leave
@@ -433,8 +439,8 @@ class Recorder:
         def compare(module: nn.Module, args: Any, kwargs: Any) -> None:
             if seen.pop() != state(args, kwargs):
                 raise UserError(
-                    f"a forward pre-hook changes what {one_line(name) or 'the network'} reads, and nobody sees what that "
-                    "costs: make it a part of the network's forward"
+                    f"a forward pre-hook changes what {one_line(name) or 'the network'} reads, and nobody sees what "
+                    "that costs: make it a part of the network's forward"
                 )
 
         stack.callback(module.register_forward_pre_hook(note, prepend=True, with_kwargs=True).remove)
@@ -459,8 +465,8 @@ class Recorder:
         constant: tuple[bool, ...] = ()
         if self.trace:
             made = [self._producer(x) for x in inputs]
-            producers = tuple(NETWORK_INPUT if call is None else call for call in made)
-            constant = tuple(call is None for call in made)
+            producers = tuple(call for call, _ in made)
+            constant = tuple(is_constant for _, is_constant in made)
         index = self.next_index
         call = Call(
             index=index,
@@ -481,37 +487,31 @@ class Recorder:
         self.next_index += 1
         replacement = self.listener(call)
         if self.trace:
-            # what is made of constants alone is one: nobody has to compute it for each image
-            made_by = None if call.is_constant else index
-            self._note(output if replacement is None else replacement, made_by)
+            self._note(output if replacement is None else replacement, index, call.is_constant)
             if inplace and (base := output._base) is not None:  # a part of it was written into
-                self._note(base, made_by)
+                self._note(base, index, call.is_constant)
         return replacement
 
-    def _note(self, x: Tensor, call: int | None) -> None:
-        """Who has made x; None: it is a constant from here on."""
-        if call is None:
-            self.made_by.pop(id(x), None)
-        else:
-            self.made_by[id(x)] = (weakref.ref(x), call)
+    def _note(self, x: Tensor, call: int, constant: bool) -> None:
+        self.made_by[id(x)] = _Made(weakref.ref(x), call, constant)
 
-    def _producer(self, x: Tensor) -> int | None:
-        """None for a constant: nothing of an image has gone into it."""
+    def _producer(self, x: Tensor) -> tuple[int, bool]:
+        """The call that made it, and whether it is a constant, as is what nobody has made."""
         made = self.made_by.get(id(x))
-        if made is not None and made[0]() is x:
-            return made[1]
-        return None if id(x) in self.state else self._same_memory(x)
+        if made is None or made.tensor() is not x:
+            made = None if id(x) in self.state else self._same_memory(x)
+        return (NETWORK_INPUT, True) if made is None else (made.call, made.constant)
 
-    def _same_memory(self, x: Tensor) -> int | None:
-        """Of a tensor that no call has returned: the last call that made one in the same memory. So another object for
-        the same values is known, and what was written into by parts."""
+    def _same_memory(self, x: Tensor) -> _Made | None:
+        """Of a tensor that no call has returned: what was last made in the same memory. So another object for the same
+        values is known, and what was written into by parts."""
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             memory = _memory(x)
-            for ref, call in reversed(list(self.made_by.values())):
-                other = ref()
+            for made in reversed(list(self.made_by.values())):
+                other = made.tensor()
                 if other is not None and memory and _memory(other) == memory:
-                    self._note(x, call)
-                    return call
+                    self._note(x, made.call, made.constant)
+                    return made
         return None
 
     @contextmanager
@@ -524,8 +524,8 @@ class Recorder:
         if unseen.found:
             (place, op) = unseen.found[0]
             raise UserError(
-                f"{one_line(place) or 'the network'} computes {op} where nobody can look (torch.jit, or a kernel of its "
-                "own): write it with torch's functions"
+                f"{one_line(place) or 'the network'} computes {op} where nobody can look (torch.jit, or a kernel of "
+                "its own): write it with torch's functions"
             )
 
 
@@ -584,7 +584,7 @@ class _FunctionalCalls(TorchFunctionMode):
             }
             if outputs:  # indices and the like come with them
                 for other in tensors_in([x for x in result if not any(x is output for output in outputs)]):
-                    self.recorder._note(other, self.recorder.next_index - 1)  # pyright: ignore[reportPrivateUsage]
+                    self.recorder._note(other, self.recorder.next_index - 1, False)  # pyright: ignore[reportPrivateUsage]
             return type(result)(replaced.get(id(r), r) for r in result) if replaced else result
         if result is None and func is Tensor.__setitem__:
             self._report(func, args, kwargs, args[0], versions)

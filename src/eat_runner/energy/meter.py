@@ -332,7 +332,8 @@ class _Meter:
         work = self.works.get(shapes)
         if work is None:
             work = self.works[shapes] = describe(call)
-        layer = self._layer(call, work, () if call.is_constant else tuple(producer for _, producer, _ in inputs))
+        made_of = tuple(made for made, constant in zip(call.producers, call.constant, strict=True) if not constant)
+        layer = self._layer(call, work, made_of)
         read = [self._input(call, x, producer, version) for x, producer, version in inputs]
         input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
         moved = work.rearranges and input_elements == output_elements and not any(call.constant)

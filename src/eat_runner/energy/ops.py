@@ -73,10 +73,9 @@ def describe(call: Call) -> Op:
     """The call's work; kind UNKNOWN for an operation that has no handler, CONSTANT for one that reads nothing of an
     image."""
     handler = OPS.get(_key(call))
-    if handler is not None:
-        work = handler(call)
-    else:
-        work = _activation(call) if call.is_activation else UNKNOWN
+    if handler is None and call.is_activation:
+        handler = _activation
+    work = handler(call) if handler is not None else UNKNOWN
     return replace(work, kind=Kind.CONSTANT, products=None) if call.is_constant else work
 
 
@@ -126,7 +125,7 @@ def _key(call: Call) -> Any:
 
 def _convolution(call: Call) -> Op:
     conv = _Convolution.of(call)
-    weight, (outputs, inputs, *kernel) = conv.weight, conv.weight.shape
+    weight, (_, inputs, *kernel) = conv.weight, conv.weight.shape
     kernel_area = math.prod(kernel)
     macs = call.output.numel() * kernel_area * inputs * conv.groups
     products = Products(partial(conv.products, weight), sample=1 + len(kernel))
@@ -146,7 +145,7 @@ def _convolution(call: Call) -> Op:
 
 def _transposed(call: Call) -> Op:
     conv = _Convolution.of(call)
-    weight, (inputs, outputs, *kernel) = conv.weight, conv.weight.shape
+    weight, (_, outputs, *kernel) = conv.weight, conv.weight.shape
     x = _first(call)
     macs = x.numel() * outputs * math.prod(kernel)
     products = Products(partial(conv.transposed_products, x.shape, call.output.shape, weight), sample=1 + len(kernel))

@@ -116,8 +116,8 @@ def _as_it_is(x: Tensor) -> Values:
 
 
 class Kept:
-    """The values of a call's output until backward has used them, and what to do before somebody overwrites them. Called
-    with rows, it gives them."""
+    """The values of a call's output until backward has used them, and what to do before somebody overwrites them.
+    Called with rows, it gives them."""
 
     def __init__(self, call: Call):
         self.held, self.version = call.output.detach(), version_of(call.output)

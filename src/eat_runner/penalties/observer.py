@@ -48,7 +48,7 @@ class _Seen:
     def is_lost(self) -> bool:
         """Whether it was overwritten, though it was to be left as it is."""
         x = self.reference() if self.reference is not None else None
-        return x is not None and x._version != self.version or self.kept is not None and self.kept.is_lost
+        return (x is not None and x._version != self.version) or (self.kept is not None and self.kept.is_lost)
 
 
 class Observer(Penalty):
@@ -58,9 +58,9 @@ class Observer(Penalty):
     Where ``in_backward`` is on and the penalty can, they are added while backward flows by, which is faster and needs
     eager mode; else the penalty becomes a part of the loss. For a loss of your own, without ``in_backward``,
     ``observer.collect(batch_size)`` is the penalty with gradient.
-    Passes without gradients are not observed, and the network's own outputs are never changed. What backward computes a
-    second time (torch.utils.checkpoint) is no second call. Outputs that need no gradient (frozen layers), and those that
-    the loss does not depend on, are penalised like the others. Attach it before compiling the network.
+    Passes without gradients are not observed, and the network's own outputs are never changed. What backward computes
+    a second time (torch.utils.checkpoint) is no second call. Outputs that need no gradient (frozen layers), and those
+    that the loss does not depend on, are penalised like the others. Attach it before compiling the network.
     """
 
     def __init__(
@@ -289,8 +289,8 @@ class Observer(Penalty):
             if seen.is_lost:
                 self._forget()
                 raise UserError(
-                    f"what {one_line(seen.name)} returns is overwritten in training before its penalty was taken: build "
-                    "what follows it with inplace=False"
+                    f"what {one_line(seen.name)} returns is overwritten in training before its penalty was taken: "
+                    "build what follows it with inplace=False"
                 )
 
     def _refuse_untaken(self) -> None:
@@ -324,7 +324,7 @@ class Observer(Penalty):
             self.surrogate(call.output.clone())
             return
         inner, outer = [*_checkpoints(), None, None][:2]
-        if inner is None or not self.awaited[inner] and not (outer is not None and self.awaited[outer]):
+        if inner is None or (not self.awaited[inner] and not (outer is not None and self.awaited[outer])):
             return  # of the other kind, whose first pass was observed
         if torch.is_grad_enabled():
             k = self.awaited[inner].popleft()

@@ -157,8 +157,8 @@ def _operands(
 
 
 def _viewed(row: LayerCounts, operands: list[list[_Piece]]) -> list[_Piece]:
-    """What a view shows; one that keeps a part (``chunk``) keeps that part of each tensor behind it, and one that repeats
-    it, or puts zeros around it, the tensor itself, which is read once."""
+    """What a view shows; one that keeps a part (``chunk``) keeps that part of each tensor behind it, and one that
+    repeats it, or puts zeros around it, the tensor itself, which is read once."""
     pieces = [piece for operand in operands for piece in operand]
     elements = min(1.0, share(row.output_elements / row.images, sum(piece.elements for piece in pieces)))
     nonzeros = min(1.0, share(row.output_nonzeros / row.images, sum(piece.nonzeros for piece in pieces)))
