@@ -669,9 +669,7 @@ def test_products_of_convolutions_in_one_and_three_dimensions(stride: int, paddi
     assert {(row.weight_elements, row.weight_nonzeros) for row in found} == {(weight.numel(), int((weight != 0).sum()))}
 
 
-def naive_transposed(
-    x: Tensor, weight: Tensor, stride: int, padding: int, extra: int, groups: int
-) -> tuple[int, int, int]:
+def naive_transposed(x: Tensor, weight: Tensor, stride: int, padding: int, extra: int) -> tuple[int, int, int]:
     images, channels, length = x.shape
     _, outputs, kernel = weight.shape
     width = (length - 1) * stride - 2 * padding + kernel + extra

@@ -215,9 +215,9 @@ class Observer(Penalty):
         elif torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]  (backward is under way)
             self._observe_again(call)
         elif self.observing:
-            checkpoint = None if torch.is_grad_enabled() else next(_checkpoints(), None)
-            if checkpoint is not None and any(checkpoint.needs_input_grad):
-                self._await(call, checkpoint)
+            checkpoints = [] if torch.is_grad_enabled() else list(_checkpoints())
+            if checkpoints and any(checkpoints[-1].needs_input_grad):  # the outermost one is computed again
+                self._await(call, checkpoints[-1])
             elif self.in_backward is None:
                 self._put_into_loss(call)
             else:
