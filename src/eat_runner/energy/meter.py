@@ -20,7 +20,8 @@ UINT8_MAX = 255  # flags that can be added up in eight bits
 CHUNK = 2**17  # values that are looked at together: half a megabyte
 RELUS = ("ReLU", "relu", "relu_")  # let through what is positive
 PASSES_ON_NONFINITE = (Kind.BATCH_NORM, Kind.ADD)  # what is not finite in their inputs shows in their output
-KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL)  # what these make of finite values is finite
+# what these make of finite values is finite, or was meant: padding for a maximum, a mask for a softmax
+KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)
 ROLES = {"weight": "weight", "bias": "bias", "running_mean": "statistics", "running_var": "statistics"}
 
 
