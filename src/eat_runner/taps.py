@@ -30,7 +30,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode, _get_current_function_mode  # pyright: ignore[reportPrivateUsage]
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode  # pyright: ignore
 from torch.utils._pytree import tree_leaves
 
 from eat_runner.errors import UserError, one_line
@@ -355,7 +355,8 @@ class Recorder:
         self.leaves: list[tuple[int, ...]] = []  # leaf modules that are running: the versions of their inputs
         self.mode: TorchFunctionMode | None = None
         self.paused = False
-        self.inside = False  # of a functional operation
+        self.calling = False  # a functional operation
+        self.unseen: _Unseen | None = None
         self.path: list[str] = []  # the modules that are looked into, outermost first
         self.made_by: dict[int, _Made] = {}  # by id(tensor)
 
@@ -375,6 +376,8 @@ class Recorder:
         if len(self.leaves) == 1 and self.mode is not None and _get_current_function_mode() is self.mode:
             self.mode.__exit__(None, None, None)
             self.paused = True
+        if self.unseen is not None:
+            self.unseen.pause()
 
     def resume(self) -> None:
         if self.paused and self.mode is not None:
@@ -393,6 +396,8 @@ class Recorder:
                     self.leaves.pop()
                 if not self.leaves:
                     self.resume()
+                    if self.unseen is not None:
+                        self.unseen.resume()
 
         def report(
             module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any, versions: tuple[int, ...]
@@ -518,9 +523,12 @@ class Recorder:
     def nothing_hidden(self) -> Generator[None]:
         """UserError, by name, where the network computes what no call shows (torch.jit functions, kernels of its own).
         It costs each operation some microseconds: for one pass."""
-        unseen = _Unseen(self)
-        with unseen:
-            yield
+        self.unseen = unseen = _Unseen(self)
+        try:
+            with unseen:
+                yield
+        finally:
+            self.unseen = None
         if unseen.found:
             (place, op) = unseen.found[0]
             raise UserError(
@@ -536,10 +544,22 @@ class _Unseen(TorchDispatchMode):
         super().__init__()
         self.recorder = recorder
         self.found: list[tuple[str, str]] = []
+        self.paused = False
+
+    def pause(self) -> None:
+        """It costs every kernel some microseconds."""
+        if not self.paused and _get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
+            self.paused = True
+
+    def resume(self) -> None:
+        if self.paused:
+            self.__enter__()
+            self.paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         recorder = self.recorder
-        if recorder.path and not recorder.leaves and not recorder.inside:
+        if recorder.path and not recorder.leaves and not recorder.calling:
             name = func.overloadpacket.__name__
             if name not in _ALIASES and any(x.is_floating_point() for x in tensors_in((args, kwargs or {}))):
                 self.found.append((recorder.path[-1], name))
@@ -565,11 +585,15 @@ class _FunctionalCalls(TorchFunctionMode):
         if func in COMPOSITE:
             with self:
                 return _looked_into(func)(*args, **kwargs)
-        recorder.inside = True
+        recorder.calling = True
+        if recorder.unseen is not None:
+            recorder.unseen.pause()
         try:
             return self._call(func, args, kwargs)
         finally:
-            recorder.inside = False
+            recorder.calling = False
+            if recorder.unseen is not None:
+                recorder.unseen.resume()
 
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         versions = _versions((args, _without_out(kwargs)))

@@ -95,7 +95,8 @@ def _overflow_is_looked_for() -> np.errstate:
 
 def _refuse_nonfinite_state(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if not _is_finite(value.detach()):
+        is_limit = not isinstance(value, nn.Parameter) and name.rpartition(".")[2] not in ROLES  # or a mask
+        if not (_is_finite(value.detach()) or (is_limit and not value.isnan().any())):
             raise NonFiniteError(f"{name} is not finite")
 
 

@@ -648,7 +648,7 @@ _FUNCTIONS: dict[str, Handler] = {
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum": _AVERAGE,
     "max min": _least_or_greatest,
     "norm vector_norm var std": _SQUARES,
-    "add sub subtract rsub maximum minimum cumsum gt ge lt le eq ne": _ADD,
+    "add sub subtract rsub maximum minimum cumsum fold gt ge lt le eq ne": _ADD,
     "mul multiply div divide truediv true_divide square addcmul addcdiv lerp": _MULTIPLY,
     "softmax log_softmax softmin clamp clip clamp_min clamp_max abs exp expm1 log log1p sqrt rsqrt pow sin cos "
     "reciprocal erf sign floor ceil round": _ELEMENTWISE,

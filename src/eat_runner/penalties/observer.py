@@ -221,7 +221,8 @@ class Observer(Penalty):
             elif self.in_backward is None:
                 self._put_into_loss(call)
             else:
-                self._keep(call)
+                with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (else ``writes`` sees it)
+                    self._keep(call)
 
     def _put_into_loss(self, call: Call) -> None:
         place = call.name, self.times[call.name]
