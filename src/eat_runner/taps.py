@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedTensorMixin  # pyright: ignore[reportAttributeAccessIssue]
 from torch.nn.utils import prune
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -203,7 +204,7 @@ def refuse_opaque(model: nn.Module, compiled: bool = True) -> None:
             what = "runs copies on several devices (DataParallel), and nobody can look into them: use its module"
         elif not compiled and (hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)):
             what = "is compiled, and nobody can look into it: leave that to trainer.compile"
-        elif any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in module.parameters(recurse=False)):
+        elif any(isinstance(p, UninitializedTensorMixin) for p in module.parameters(recurse=False)):
             what = "has no weights yet (lazy): call the network once on a batch"
         if what is not None:
             raise UserError(f"{one_line(path) or 'the network'} ({type(module).__name__}) {what}")

@@ -1,5 +1,5 @@
-"""Every image classifier of torchvision, and one of every architecture file of timm, with random weights: dense products
-equal to torch's own counter's, two operations each."""
+"""Every image classifier of torchvision, and one of every architecture file of timm, with random weights: dense
+products equal to torch's own counter's, two operations each."""
 
 import importlib
 from typing import Any
@@ -88,7 +88,7 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "fastvit": ("fastvit_t8", 64, {}),
     "focalnet": ("focalnet_tiny_srf", 64, {}),
     "gcvit": ("gcvit_xxtiny", 224, {}),
-    "gemma4_vit": ("gemma4_vit_167m_enc", 224, {}),
+    "gemma4_vit": ("gemma4_vit_167m_enc", 240, {}),
     "ghostnet": ("ghostnet_050", 64, {}),
     "hardcorenas": ("hardcorenas_b", 64, {}),
     "hgnet": ("hgnetv2_b0", 64, {}),

@@ -289,7 +289,8 @@ class _Operands(NamedTuple):
     def products(self) -> int:
         return math.prod(self.sizes.values())
 
-    def count(self, flag: Flag) -> Tensor:
+    def macs(self, flag: Flag) -> Tensor:
+        """int64: products, those with a left operand that is not zero, those with two."""
         sizes = self.sizes
         shared = [name for name in self.left_names if name in self.right_names]
         left = _summed_over_others(flag(self.left), self.left_names, shared)
@@ -316,7 +317,7 @@ def _product(call: Call, operands: Callable[[Call], _Operands | None]) -> Op:
     def of_call(call: Call, flag: Flag) -> Tensor:
         found = operands(call)
         assert found is not None
-        return found.count(flag)
+        return found.macs(flag)
 
     macs = found.products
     return Op(Kind.LINEAR, macs_nominal=macs, macs_dense=macs, products=Products(_summed, of_call))
@@ -348,7 +349,7 @@ def _two(call: Call) -> tuple[Tensor, Tensor]:
     if names:  # what is added comes first
         given = list(_bound(call, names).values())
         return given[1], given[2]
-    first, second = call.inputs[:2] if len(call.inputs) > 1 else call.inputs * 2
+    first, second = call.inputs[0], call.inputs[-1]  # one and the same where it is multiplied by itself
     reversed_ = call.op == "rmatmul"
     return (second, first) if reversed_ else (first, second)
 
@@ -431,7 +432,7 @@ def _attention(call: Call) -> Op:
     macs = scores.products + values.products
     inner = scores.products // scores.left.shape[-1]
     products = Products(
-        _summed, lambda call, flag: sum((part.count(flag) for part in _operands_of_attention(call, flag)), start=ZERO)
+        _summed, lambda call, flag: sum((part.macs(flag) for part in _operands_of_attention(call, flag)), start=ZERO)
     )
     return Op(Kind.LINEAR, macs_nominal=macs, macs_dense=macs, inner_elements=inner, products=products)
 
@@ -684,6 +685,7 @@ OPS: dict[Any, Handler] = {
     for name in names.split()
     for known in LEAVES
     if known.rpartition(".")[2] == name
-} | {function: handler for names, handler in _FUNCTIONS.items() for function in _functions(names)}
-OPS |= dict.fromkeys(_properties("T mT H mH data"), _rearranged)
+}
+OPS.update((function, handler) for names, handler in _FUNCTIONS.items() for function in _functions(names))
+OPS.update(dict.fromkeys(_properties("T mT H mH data"), _rearranged))
 ARGUMENTS: dict[Any, str] = {function: names for called, names in _ARGUMENTS.items() for function in _functions(called)}
