@@ -234,6 +234,7 @@ class RunFolder:
                 batch_size=int(record.meter["batch_size"]),
                 threshold=float(record.meter["threshold"]),
                 uncounted=tuple(record.uncounted),
+                ignore_uncounted=bool(record.meter.get("ignore_uncounted", False)),
             )
         except (KeyError, ValueError, TypeError) as error:
             if isinstance(error, UserError):

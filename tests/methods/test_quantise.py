@@ -408,7 +408,7 @@ LEAVE = ": leave bits out, or choose another network"
         (Broken(nn.PReLU()), None),
         (Joined(nn.Identity()), "cat (cat) joins tensors, each with a scale of its own"),
         (Functional(nn.Identity()), "relu (relu) stores its result and is no module"),
-        (Broken(nn.Softmax2d()), "part (Softmax2d) is not known"),
+        (Broken(nn.LPPool2d(2, 1)), "part:lp_pool2d (lp_pool2d) is not known"),
         (Twice(), "mul (mul) stores its result and is no module"),
     ],
 )  # fmt: skip

@@ -37,7 +37,9 @@ class Kind(StrEnum):
     ACTIVATION = "activation"  # every other activation function
     MAX_POOL = "max_pool"
     AVG_POOL = "avg_pool"
-    VIEW = "view"  # moves nothing: reshapes, concatenation, identity, dropout in evaluation
+    SQUARES = "squares"  # a sum of squares: norm, variance
+    VIEW = "view"  # computes nothing: reshapes, concatenation, padding, identity, dropout in evaluation
+    CONSTANT = "constant"  # reads nothing of an image, so it is made once: its result is a weight of who reads it
     UNKNOWN = "unknown"
 
 
@@ -54,6 +56,9 @@ class LayerCounts:
     computations: operations as the published simulator counts them, pools and batch norm included.
     macs_nominal: multiply-accumulates as it counts them (padding included, groups ignored). macs_valid: products that
     exist (padding left out). macs_input_nonzero, macs_both_nonzero: those whose input, or both operands, are not zero.
+    macs_dense: products with padding included and groups respected, as torch.utils.flop_counter has them (half of its
+    operations). inner_elements: values of an activation function that are computed and never stored, as the scores of
+    scaled_dot_product_attention.
     weight_bits, output_bits: width of a value of its weight, and of what it writes; 0: the hardware's.
     """
 
@@ -89,6 +94,8 @@ class LayerCounts:
     macs_valid: int = 0
     macs_input_nonzero: int = 0
     macs_both_nonzero: int = 0
+    macs_dense: int = 0
+    inner_elements: int = 0
     weight_bits: int = 0
     output_bits: int = 0
 
@@ -110,7 +117,8 @@ class BatchCounts:
     batch: its number, or FLOOR_BATCH. Inputs that a module built in place overwrites can be read in three ways: before
     the call (input_nonzeros), after it where the module was built in place (_as_built), after it for every activation
     module (_all). parameter: parameters and buffers, once per call. statistics: running mean and variance of
-    BatchNorm2d, which the simulator charges once more. computations: its operation count.
+    BatchNorm2d, which the simulator charges once more. computations: its operation count. unseen_macs: products of
+    operations that the simulator has never seen (energy/rules/published.py).
     """
 
     split: str
@@ -127,6 +135,7 @@ class BatchCounts:
     statistics_elements: int = 0
     statistics_nonzeros: int = 0
     computations: int = 0
+    unseen_macs: int = 0
 
     @property
     def is_floor(self) -> bool:
@@ -139,6 +148,7 @@ class Counts:
     """All counts of a run. batch_size, threshold: how they were metered (MeterConfig).
 
     uncounted: operations that only move data in these counts because nothing is known about what they cost.
+    ignore_uncounted: whether a price may leave out what it does not know (MeterConfig).
     """
 
     layers: list[LayerCounts] = field(default_factory=list[LayerCounts])
@@ -146,6 +156,7 @@ class Counts:
     batch_size: int = 100
     threshold: float = 2.0**-126
     uncounted: tuple[str, ...] = ()
+    ignore_uncounted: bool = False
 
     @property
     def firing_rate(self) -> float:
@@ -167,6 +178,7 @@ class Counts:
             self.batch_size,
             self.threshold,
             self.uncounted,
+            self.ignore_uncounted,
         )
 
 
@@ -180,6 +192,7 @@ def merge(parts: Iterable[Counts]) -> Counts:
         counts[0].batch_size,
         counts[0].threshold,
         tuple(dict.fromkeys(name for part in counts for name in part.uncounted)),
+        any(part.ignore_uncounted for part in counts),
     )
 
 
@@ -197,7 +210,13 @@ def with_consumers(layers: Iterable[LayerCounts]) -> list[LayerCounts]:
 # One row of a CSV file <-> one dataclass: integers, words, true/false, and tuples of integers with spaces between.
 
 Row = TypeVar("Row", LayerCounts, BatchCounts)
-OPTIONAL = ("weight_bits", "output_bits")  # columns that a file has only where they say something
+OPTIONAL = (
+    "macs_dense",
+    "inner_elements",
+    "weight_bits",
+    "output_bits",
+    "unseen_macs",
+)  # columns that a file has only where they say something
 
 
 _BOOLS = {"true": True, "false": False}

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +12,16 @@ from torch import Tensor, nn
 
 from eat_runner.config import MeterConfig
 from eat_runner.energy.counts import FLOOR_BATCH, BatchCounts, Counts, Kind, LayerCounts, with_consumers
-from eat_runner.energy.ops import Op, Products, describe
+from eat_runner.energy.ops import Op, Products, describe, parameters
 from eat_runner.errors import UserError
-from eat_runner.taps import NETWORK_INPUT, Call, evaluation_mode, tap
+from eat_runner.taps import NETWORK_INPUT, Call, looking, refuse_opaque, tap, version_of
 
 UINT8_MAX = 255  # flags that can be added up in eight bits
 CHUNK = 2**17  # values that are looked at together: half a megabyte
 RELUS = ("ReLU", "relu", "relu_")  # let through what is positive
 PASSES_ON_NONFINITE = (Kind.BATCH_NORM, Kind.ADD)  # what is not finite in their inputs shows in their output
-KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)  # what these make of finite values is finite
+# what these make of finite values is finite, or was meant: padding for a maximum, a mask for a softmax
+KEEPS_FINITE = (Kind.RELU, Kind.MAX_POOL, Kind.VIEW)
 ROLES = {"weight": "weight", "bias": "bias", "running_mean": "statistics", "running_var": "statistics"}
 
 
@@ -29,35 +31,40 @@ class NonFiniteError(ArithmeticError):
 
 def measure(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     config: MeterConfig,
     split: str = "test",
     floor: bool = True,
     on_output: Callable[[Tensor], None] | None = None,
 ) -> Counts:
-    """Count one evaluation pass of ``model`` over ``batches`` (x_nchw, normalised, on the model's device).
+    """Count one evaluation pass of ``model`` over ``batches`` (x_nchw, normalised, on the model's device; or tuples
+    that begin with it, as a DataLoader gives them).
 
     Every batch has ``config.batch_size`` images, the last one may have fewer. floor: meter the first batch once more
     with every activation output multiplied by 0. on_output: gets what the network returned for each batch.
     The model runs in evaluation mode without gradients and is left as it was; one that works in place on its input
-    overwrites the batches. A compiled one (torch.compile) is run eagerly.
+    overwrites the batches. What is compiled (torch.compile) is run eagerly.
 
-    Raises UserError for other batch sizes, a network whose calls change from batch to batch, and operations that cannot
-    be counted unless ``config.ignore_uncounted``; NonFiniteError for a network that has diverged.
+    Raises UserError for other batch sizes, a network whose calls change from batch to batch, operations that cannot be
+    counted unless ``config.ignore_uncounted``, and what nobody can look into (torch.jit); NonFiniteError for a network
+    that has diverged.
     """
     model = getattr(model, "_orig_mod", model)  # a compiled network lets nobody look in between
+    refuse_opaque(model)
     meter = _Meter(config.threshold, split)
     first: Tensor | None = None
-    with evaluation_mode(model), torch.no_grad(), tap(model, meter.listen):
+    with looking(model), tap(model, meter.listen) as recorder:
         with _overflow_is_looked_for():
             _refuse_nonfinite_state(model)
-        for x in batches:
+        for batch in batches:
+            x = _images(batch)
             if len(x) > config.batch_size or meter.images % config.batch_size:
                 raise UserError(
                     f"meter.batch_size={config.batch_size} does not fit the batches: only the last one may be smaller"
                 )
             again = x.clone() if floor and first is None else x  # a network may overwrite its input
-            output = meter.run(model, x)
+            with recorder.nothing_hidden() if first is None else nullcontext():
+                output = meter.run(model, x)
             if on_output is not None:
                 on_output(output)
             if first is None:
@@ -69,7 +76,16 @@ def measure(
             raise UserError("there is nothing to measure: no batches")
         if floor:
             meter.run(model, first, floor=True)
-    return Counts(meter.layers(), meter.batches, config.batch_size, config.threshold, meter.uncounted)
+        layers = meter.layers()
+    uncounted = meter.uncounted
+    return Counts(layers, meter.batches, config.batch_size, config.threshold, uncounted, config.ignore_uncounted)
+
+
+def _images(batch: Any) -> Tensor:
+    x = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(x, Tensor):
+        raise UserError(f"a batch is a tensor of images, or a tuple that begins with one, not {type(x).__name__}")
+    return x.clone() if x.is_inference() else x  # nobody keeps count of what is written into such a tensor
 
 
 def _overflow_is_looked_for() -> np.errstate:
@@ -79,7 +95,8 @@ def _overflow_is_looked_for() -> np.errstate:
 
 def _refuse_nonfinite_state(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if not _is_finite(value.detach()):
+        is_limit = not isinstance(value, nn.Parameter) and name.rpartition(".")[2] not in ROLES  # or a mask
+        if not (_is_finite(value.detach()) or (is_limit and not value.isnan().any())):
             raise NonFiniteError(f"{name} is not finite")
 
 
@@ -126,7 +143,7 @@ class _Counter:
     def count(self, x: Tensor, *, at: bool, signed: bool = True, check: bool = True) -> _Counted:
         """x: (images, ...). at: count at each position too. signed: may hold values below 0. check: find out whether
         all values are finite."""
-        count = self._count_numpy if _on_cpu(x) else self._count_torch
+        count = self._count_numpy if _on_cpu(x) and x.numel() else self._count_torch
         return count(x.detach() if x.dim() else x.detach().reshape(1), at, signed, check)
 
     def total(self, x: Tensor) -> int:
@@ -137,6 +154,8 @@ class _Counter:
 
     def flag(self, x: Tensor) -> Tensor:
         """Boolean, of the shape of ``x``: which values count."""
+        if x.is_quantized:
+            x = x.dequantize()
         return x.abs() > self.threshold if x.is_floating_point() else x != 0
 
     def _count_torch(self, x: Tensor, at: bool, signed: bool, check: bool) -> _Counted:
@@ -146,10 +165,14 @@ class _Counter:
             positions = flags.sum(0)
             return positions.sum(), positions
 
+        version = version_of(x)
+        if not x.is_floating_point():
+            found, found_at = add_up(self.flag(x))
+            return _Counted(found, 0, found_at, None, True, version)
         above = add_up(x > self.threshold)
         below = add_up(x < -self.threshold) if signed else (0, None)
         finite = torch.isfinite(x).all() if check else True
-        return _Counted(above[0], below[0], above[1], below[1], finite, x._version)
+        return _Counted(above[0], below[0], above[1], below[1], finite, version)
 
     def _count_numpy(self, x: Tensor, at: bool, signed: bool, check: bool) -> _Counted:
         """In chunks that stay in the cache while they are looked at again and again."""
@@ -177,7 +200,7 @@ class _Counter:
         totals[: len(ats)] = [int(found.sum()) for found in ats]
         found_at = [torch.from_numpy(found.reshape(values.shape[1:]).transpose(order)) for found in ats]
         positive_at, negative_at = [*found_at, None, None][:2]
-        return _Counted(totals[0], totals[1], positive_at, negative_at, finite, x._version)
+        return _Counted(totals[0], totals[1], positive_at, negative_at, finite, version_of(x))
 
 
 def _storage_order(x: Tensor) -> tuple[Any, tuple[int, ...]]:
@@ -220,7 +243,7 @@ def _as_ints(numbers: Sequence[Number]) -> list[int]:
 @dataclass(slots=True)
 class _Layer:
     """A call: what is the same in every batch, and the sums over the batches so far. operands: what its products are
-    counted from (Products)."""
+    counted from (Products), and the elements of the input that belong to it, by its shape."""
 
     row: LayerCounts
     products: Products | None
@@ -230,7 +253,11 @@ class _Layer:
     output_nonzeros: int = 0
     computations: int = 0
     macs_nominal: int = 0
-    operands: Tensor | None = None
+    macs_dense: int = 0
+    inner_elements: int = 0
+    operands: dict[tuple[int, ...], tuple[Tensor, int]] = field(
+        default_factory=dict[tuple[int, ...], tuple[Tensor, int]]
+    )
 
 
 class _Seen(NamedTuple):
@@ -243,6 +270,7 @@ class _Seen(NamedTuple):
     output_elements: int
     output_nonzeros: Number
     operands: Tensor | None
+    first_elements: int
 
 
 class _Meter:
@@ -255,13 +283,15 @@ class _Meter:
         self.images = 0
         self.batches: list[BatchCounts] = []
         self.calls: list[_Layer] = []
-        self.works: dict[tuple[int, int], Op] = {}  # by call and elements of the output
+        self.works: dict[tuple[Any, ...], Op] = {}  # by call and shapes
         self.wanted: set[int] = set()  # calls whose outputs somebody wanted counted at each position
         self.checked_later: set[int] = set()  # calls read by what passes on whatever is not finite
 
     def _start(self, x: Tensor, floor: bool) -> None:
         self.network_input, self.floor = x, floor
-        self.made: dict[int, _Counted] = {}  # by call; NETWORK_INPUT for the batch itself
+        self.made: dict[
+            int, tuple[int, _Counted]
+        ] = {}  # by call, with its output's id; NETWORK_INPUT: the batch itself
         self.finite: list[tuple[str, Tensor]] = []
         self.seen: list[_Seen] = []
 
@@ -274,7 +304,7 @@ class _Meter:
         """Meter one batch and return what the network returned. The floor batch is not added to the layers."""
         self._start(x, floor)
         with _overflow_is_looked_for():
-            self.made[NETWORK_INPUT] = self._count("the network", x, at=NETWORK_INPUT in self.wanted)
+            self.made[NETWORK_INPUT] = id(x), self._count("the network", x, at=NETWORK_INPUT in self.wanted)
             output = model(x)
         if self.finite and not all(torch.stack([finite for _, finite in self.finite]).tolist()):
             raise _nonfinite(next(name for name, finite in self.finite if not finite))
@@ -291,28 +321,40 @@ class _Meter:
     def listen(self, call: Call) -> None:
         """The tap's listener."""
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (what follows is not the network's)
-            if self.floor and call.is_activation:
+            if self.floor and call.is_activation and not call.is_constant:
                 call.output.mul_(0)
             self._count_call(call)
 
     def _count_call(self, call: Call) -> None:
         inputs = list(zip(call.inputs, call.producers, call.versions, strict=True))
-        if call.module is None:
-            inputs = [read for read in inputs if not isinstance(read[0], nn.Parameter)]
+        if any(call.constant):
+            inputs = self._of_images(call, inputs)
         input_elements, output_elements = sum(x.numel() for x, _, _ in inputs), call.output.numel()
-        work = self.works.get((call.index, output_elements))
+        shapes = (call.index, call.output.shape, *(x.shape for x, _, _ in inputs))
+        work = self.works.get(shapes)
         if work is None:
-            work = self.works[call.index, output_elements] = describe(call)
-        layer = self._layer(call, work, tuple(producer for _, producer, _ in inputs))
+            work = self.works[shapes] = describe(call)
+        made_of = tuple(made for made, constant in zip(call.producers, call.constant, strict=True) if not constant)
+        layer = self._layer(call, work, made_of)
         read = [self._input(call, x, producer, version) for x, producer, version in inputs]
         input_nonzeros = sum((counted.nonzeros for counted in read), start=0)
-        moved = work.kind == Kind.VIEW and input_elements == output_elements
+        moved = work.rearranges and input_elements == output_elements and not any(call.constant)
         if work.kind in PASSES_ON_NONFINITE:
             self.checked_later.update(call.producers)
         made = self._moved(call, read, input_nonzeros) if moved else self._made(call, work, read)
-        self.made[call.index] = made
-        operands = self._operands(call, work.products, read) if work.products is not None else None
-        self.seen.append(_Seen(layer, work, input_elements, input_nonzeros, output_elements, made.nonzeros, operands))
+        self.made[call.index] = id(call.output), made
+        operands, first = None, 0
+        if work.products is not None:
+            x, producer, _ = inputs[0]
+            operands, first = self._operands(call, x, producer, work.products, read), x.numel()
+        seen = _Seen(layer, work, input_elements, input_nonzeros, output_elements, made.nonzeros, operands, first)
+        self.seen.append(seen)
+
+    def _of_images(self, call: Call, inputs: list[tuple[Tensor, int, int]]) -> list[tuple[Tensor, int, int]]:
+        """Without weights. What a module reads it reads, whatever that was made of."""
+        if call.module is not None:
+            return inputs
+        return [read for read, constant in zip(inputs, call.constant, strict=True) if not constant]
 
     def _layer(self, call: Call, work: Op, producers: tuple[int, ...]) -> _Layer:
         """The call of the batches before that this one repeats."""
@@ -327,37 +369,41 @@ class _Meter:
 
     def _input(self, call: Call, x: Tensor, producer: int, version: int) -> _Counted:
         """What an operation that works in place has overwritten by now was counted when it was made."""
-        counted = None if producer == NETWORK_INPUT and x is not self.network_input else self.made.get(producer)
-        if counted is not None and counted.version == version:
+        made, counted = self.made.get(producer, (0, None))
+        if counted is not None and made == id(x) and counted.version == version:
             return counted
-        if x._version != version:
+        if version_of(x) != version:
             raise UserError(f"{call.name} overwrites what no counted call has made: build it with inplace=False")
         return self._count(call.name, x, at=producer in self.wanted)
 
     def _moved(self, call: Call, read: Sequence[_Counted], nonzeros: Number) -> _Counted:
         if call.output is call.inputs[0]:
             return read[0]
-        return _Counted(nonzeros, 0, None, None, True, call.output._version)
+        return _Counted(nonzeros, 0, None, None, True, version_of(call.output))
 
     def _made(self, call: Call, work: Op, read: Sequence[_Counted]) -> _Counted:
         at = call.index in self.wanted
-        if call.op in RELUS and not self.floor and not _width(call.module, "output_bits"):
+        if work.kind == Kind.RELU and call.op in RELUS and not self.floor and not _width(call.module, "output_bits"):
             before = read[0]
-            if before.positive_at is not None:
-                return _Counted(before.positives, 0, before.positive_at, None, True, call.output._version)
+            if before.positive_at is not None and call.output.is_floating_point():
+                return _Counted(before.positives, 0, before.positive_at, None, True, version_of(call.output))
             if at:
                 self.wanted.add(call.producers[0])
         check = work.kind not in KEEPS_FINITE and call.index not in self.checked_later
         return self._count(call.name, call.output, at, signed=work.kind != Kind.RELU, check=check)
 
-    def _operands(self, call: Call, products: Products, read: Sequence[_Counted]) -> Tensor | None:
+    def _operands(self, call: Call, x: Tensor, producer: int, products: Products, read: Sequence[_Counted]) -> Tensor:
         if products.of_call is not None:
             return products.of_call(call, self.counter.flag)
+        sample = products.sample or x.dim() - 1
+        if x.dim() <= sample:  # one sample alone
+            return self.counter.flag(x).long()
         at = read[0].nonzero_at
         if at is None:
-            self.wanted.add(call.producers[0])
-            at = self.counter.count(call.inputs[0], at=True, check=False).nonzero_at
-        return at
+            self.wanted.add(producer)
+            at = self.counter.count(x, at=True, check=False).nonzero_at
+        assert at is not None
+        return at if at.dim() == sample else at.flatten(0, at.dim() - 1 - sample).sum(0)
 
     def _count(self, name: str, x: Tensor, at: bool = False, signed: bool = True, check: bool = True) -> _Counted:
         counted = self.counter.count(x, at=at, signed=signed, check=check)
@@ -390,6 +436,9 @@ class _Meter:
             statistics_elements=sum(row.statistics_elements for row in normalisations),
             statistics_nonzeros=sum(row.statistics_nonzeros for row in normalisations),
             computations=sum(seen.work.computations for seen, _, _, _ in calls),
+            unseen_macs=sum(
+                seen.work.macs_dense for seen in self.seen if seen.layer.row.functional or not seen.work.computations
+            ),
         )
 
     def _add(self, inputs: list[int], outputs: list[int]) -> None:
@@ -401,19 +450,27 @@ class _Meter:
             layer.output_nonzeros += output_nonzeros
             layer.computations += seen.work.computations
             layer.macs_nominal += seen.work.macs_nominal
+            layer.macs_dense += seen.work.macs_dense
+            layer.inner_elements += seen.work.inner_elements
             if seen.operands is not None:
-                if layer.operands is None:
-                    layer.operands = torch.zeros_like(seen.operands, dtype=torch.int64)
-                layer.operands += seen.operands
+                shape = tuple(seen.operands.shape)
+                summed, elements = layer.operands.get(shape, (None, 0))
+                if summed is None:
+                    summed = torch.zeros_like(seen.operands, dtype=torch.int64)
+                summed += seen.operands
+                layer.operands[shape] = summed, elements + seen.first_elements
 
     def layers(self) -> list[LayerCounts]:
         """One row a call, with the products that the zeros of both operands leave."""
         return with_consumers(self._row(layer) for layer in self.calls)
 
     def _row(self, layer: _Layer) -> LayerCounts:
-        valid = some = both = 0
-        if layer.operands is not None and layer.products is not None:
-            valid, some, both = layer.products.total(layer.operands.cpu(), layer.input_elements, self.counter.flag)
+        macs = [0, 0, 0]
+        for summed, elements in layer.operands.values():
+            assert layer.products is not None
+            found = layer.products.total(summed.cpu(), elements, self.counter.flag)
+            macs = [before + more for before, more in zip(macs, found, strict=True)]
+        valid, some, both = macs
         return replace(
             layer.row,
             images=self.images,
@@ -426,6 +483,8 @@ class _Meter:
             macs_valid=valid,
             macs_input_nonzero=some,
             macs_both_nonzero=both,
+            macs_dense=layer.macs_dense,
+            inner_elements=layer.inner_elements,
         )
 
 
@@ -439,7 +498,7 @@ def _new_layer(call: Call, work: Op, producers: tuple[int, ...], split: str, cou
         producers=producers,
         functional=call.module is None,
         inplace=call.inplace,
-        activation=call.is_activation,
+        activation=call.is_activation and not call.is_constant,
         kernel_area=work.kernel_area,
         window=work.window,
         stride=work.stride,
@@ -456,13 +515,9 @@ def _width(module: nn.Module | None, of: str) -> int:
 
 
 def _parameter_counts(call: Call, counter: _Counter) -> dict[str, Any]:
-    """Elements and non-zeros of parameters and buffers by their role. A function's parameters are weights."""
-    if call.module is None:
-        named = [("weight", x) for x in call.inputs if isinstance(x, nn.Parameter)]
-    else:
-        named = [*call.module.named_parameters(recurse=False), *call.module.named_buffers(recurse=False)]
+    """Elements and non-zeros of parameters and buffers by their role."""
     counts: dict[str, Any] = {}
-    for name, tensor in named:
+    for name, tensor in parameters(call):
         role = ROLES.get(name, "buffer")
         elements, nonzeros = f"{role}_elements", f"{role}_nonzeros"
         counts[elements] = counts.get(elements, 0) + tensor.numel()

@@ -8,13 +8,15 @@ written in the cache.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import EllipsisType
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 
 from eat_runner.penalties.base import InBackward
-from eat_runner.taps import Call
+from eat_runner.taps import Call, version_of
 
 BLOCK = 262_144  # elements: large enough to hide the cost of a call, small enough for a core's caches
 
@@ -113,19 +115,54 @@ def _as_it_is(x: Tensor) -> Values:
     return values
 
 
-def later(call: Call) -> Values:
-    """Give the output of ``call`` when it has been overwritten: what a batch norm made is computed again, from the
-    input that its own backward needs anyway; anything else was copied."""
+class Kept:
+    """The values of a call's output until backward has used them, and what to do before somebody overwrites them.
+    Called with rows, it gives them."""
+
+    def __init__(self, call: Call):
+        self.held, self.version = call.output.detach(), version_of(call.output)
+        self.norm = call if _can_be_made_again(call) else None
+        self.again: Values | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        return self.again is None and version_of(self.held) != self.version
+
+    def protect(self) -> None:
+        """They are about to be overwritten: what a batch norm made is computed again, from the input that its own
+        backward needs anyway; anything else is copied."""
+        if self.again is None and not self.is_lost:
+            self.again = _made_again(self.norm) if self.norm is not None else partial(part, self.held.clone())
+        self.norm = None
+
+    def __call__(self, rows: Rows) -> Tensor:
+        assert not self.is_lost, "a penalised activation was overwritten before backward"
+        return part(self.held, rows) if self.again is None else self.again(rows)
+
+
+def _can_be_made_again(call: Call) -> bool:
     node, module = call.output.grad_fn, call.module
     on_cpu = node is not None and node.name() == "NativeBatchNormBackward0"
-    if on_cpu and isinstance(module, nn.BatchNorm2d) and module.training and module.affine:
-        mean, inverse_std = node._saved_result1, node._saved_result2  # pyright: ignore
-        scale = module.weight.detach() * inverse_std
-        shift = module.bias.detach() - mean * scale
-        x = call.inputs[0].detach()
-        return lambda rows: _channelwise(part(x, rows), scale, shift)
-    copy = call.output.detach().clone()
-    return lambda rows: part(copy, rows)
+    return on_cpu and isinstance(module, nn.BatchNorm2d) and module.training and module.affine and not _saves_apart()
+
+
+def _saves_apart() -> bool:
+    """Whether what autograd saves goes through somebody's hands (torch.utils.checkpoint, offloading)."""
+    try:
+        with disable_saved_tensors_hooks(""):
+            return False
+    except RuntimeError:
+        return True
+
+
+def _made_again(norm: Call) -> Values:
+    node, module = norm.output.grad_fn, norm.module
+    assert isinstance(module, nn.BatchNorm2d)
+    mean, inverse_std = node._saved_result1, node._saved_result2  # pyright: ignore
+    scale = module.weight.detach() * inverse_std
+    shift = module.bias.detach() - mean * scale
+    x = norm.inputs[0].detach()
+    return lambda rows: _channelwise(part(x, rows), scale, shift)
 
 
 def _channelwise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,25 +1,54 @@
 """The penalty of a network while it trains: what its scope sees, summed call by call in the same pass."""
 
-from collections.abc import Callable, Sequence
+import sys
+import weakref
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.utils.checkpoint import CheckpointFunction
 
 from eat_runner.config import PenaltyConfig
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.energy.counts import Counts
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, one_line
 from eat_runner.penalties import build_surrogate
 from eat_runner.penalties.base import InBackward, Penalty
-from eat_runner.penalties.in_backward import Addition, Values, later, penalise
+from eat_runner.penalties.in_backward import Addition, Kept, Values, penalise
 from eat_runner.penalties.weighting import build_weighting, numbered
-from eat_runner.taps import Call, evaluation_mode, overwritten_calls, tap
+from eat_runner.taps import Call, looking, overwritten_calls, refuse_opaque, tap, writes
 
-NOT_TAKEN = torch.zeros(())  # the sum of an activation that backward has not reached
+NOT_TAKEN = torch.zeros(())  # the sum of an activation that nobody has asked for yet
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A penalised output of the pass that was just made.
+
+    output: itself. kept: its values, until backward has used them. node: of autograd, that made it. addition: to its
+    gradient. Without ``in_backward`` there is a reference to it alone, and the version that it had.
+    """
+
+    name: str
+    elements: int
+    output: Tensor | None = None
+    kept: Kept | None = None
+    node: Node | None = None
+    addition: Addition | None = None
+    reference: weakref.ref[Tensor] | None = None
+    version: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was overwritten, though it was to be left as it is."""
+        x = self.reference() if self.reference is not None else None
+        return (x is not None and x._version != self.version) or (self.kept is not None and self.kept.is_lost)
 
 
 class Observer(Penalty):
@@ -29,8 +58,9 @@ class Observer(Penalty):
     Where ``in_backward`` is on and the penalty can, they are added while backward flows by, which is faster and needs
     eager mode; else the penalty becomes a part of the loss. For a loss of your own, without ``in_backward``,
     ``observer.collect(batch_size)`` is the penalty with gradient.
-    Passes without gradients are not observed, and the network's own outputs are never changed. Attach it before
-    compiling the network.
+    Passes without gradients are not observed, and the network's own outputs are never changed. What backward computes
+    a second time (torch.utils.checkpoint) is no second call. Outputs that need no gradient (frozen layers), and those
+    that the loss does not depend on, are penalised like the others. Attach it before compiling the network.
     """
 
     def __init__(
@@ -43,13 +73,14 @@ class Observer(Penalty):
     ):
         """example: a batch that the network takes (its values do not matter). in_backward: add the gradient on the way
         back instead of the penalty to the loss, where the penalty can. hardware: for weightings that know prices.
-        UserError: the scope matches nothing, an unknown penalty or weighting."""
+        UserError: the scope matches nothing, an unknown penalty or weighting, a network that nobody can look into."""
         self.model, self.config = model, config
         self.parameters = sum(p.numel() for p in model.parameters())
         self.surrogate = build_surrogate(config)
         self.weighting = build_weighting(config.weighting, hardware)
         in_backward = in_backward and isinstance(self.surrogate, InBackward)
         self.in_backward = self.surrogate if in_backward and isinstance(self.surrogate, InBackward) else None
+        refuse_opaque(model, compiled=False)
         matched = self._matched(example)
         if not matched:
             raise UserError(
@@ -57,13 +88,21 @@ class Observer(Penalty):
             )
         self.functional = any(call.module is None for call in matched)
         self.modules = {call.module for call in matched if call.module is not None}
-        self.overwritten = overwritten_calls(model, example, self.functional, modules=self.modules)
+        self.overwritten: frozenset[tuple[str, int]] = frozenset()
+        if self.in_backward is None:  # else it is seen when it happens
+            self.overwritten = overwritten_calls(model, example, self.functional, modules=self.modules)
+        self.writes = writes(self._before_write)
+        self.watching = False  # whether ``writes`` is active
+        self.observing = False  # a pass that began with gradients
         self.attached = ExitStack()
         self._forget()
 
     def __enter__(self) -> Self:
         looking = tap(self.model, self._observe, self.functional, modules=self.modules)
         self.attached.enter_context(looking)
+        self.attached.callback(self.model.register_forward_pre_hook(self._start).remove)
+        if self.in_backward is not None:
+            self.attached.callback(self.model.register_forward_hook(self._end, always_call=True).remove)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -75,18 +114,29 @@ class Observer(Penalty):
             (loss + lambda_ * penalty).backward()
             return penalty.detach() if value else None
         self.factors = self._factors(batch_size)
-        self.before, self.lambda_, self.wants_value = None, lambda_, value
-        loss.backward()
+        self.lambda_, self.wants_value = lambda_, value
+        self._refuse_lost()
+        roots = self._unreached(loss)
+        for k, seen in enumerate(self.seen):
+            seen.output = seen.node = None
+            if value and seen.kept is not None and seen.addition is None:
+                self.sums[k] = self.surrogate(seen.kept(...))
+        self.in_memory.clear()
+        # backward comes by the others, too, with nothing in its hands
+        torch.autograd.backward([loss, *roots], [None, *map(torch.zeros_like, roots)])
+        self._refuse_untaken()
         sums, factors = self.sums, self.factors
         if value:
-            self.largest = _largest(self.elements, factors)
+            self.largest = _largest([seen.elements for seen in self.seen], factors)
         self._forget()
         return _weighted(sums, factors) if value else None
 
     def collect(self, batch_size: int) -> Tensor:
-        """The penalty of the pass that was just made, a float32 scalar with gradient; forgets the pass."""
+        """The penalty of the pass that was just made, a float32 scalar with gradient; forgets the pass. UserError where
+        an output was overwritten that is not when the network is evaluated."""
         sums, factors = self.sums, self._factors(batch_size)
-        self.largest = _largest(self.elements, factors)
+        self._refuse_lost()
+        self.largest = _largest([seen.elements for seen in self.seen], factors)
         self._forget()
         return _weighted(sums, factors)
 
@@ -105,63 +155,207 @@ class Observer(Penalty):
 
     def _forget(self) -> None:
         self.sums: list[Tensor] = []
-        self.elements: list[int] = []
-        self.names: list[str] = []
+        self.seen: list[_Seen] = []
+        self.times: Counter[str] = Counter()
         self.factors: Sequence[float | Tensor] = []
         self.lambda_, self.wants_value = 1.0, True
-        self.before: tuple[Node, Addition] | None = None  # what made the activation that was penalised last
+        self.in_memory: dict[int, list[Kept]] = {}  # by where the values lie
+        self.awaited: dict[Any, deque[int]] = defaultdict(deque)  # by checkpoint: outputs that backward makes again
 
     def _factors(self, batch_size: int) -> Sequence[float | Tensor]:
-        if not self.elements:
+        if not self.seen:
             raise UserError("penalty.scope matches no output of this network: use penalty.scope=leaf_modules")
-        return self.weighting.factors(numbered(self.names, self.elements), batch_size, self.parameters)
+        outputs = numbered([seen.name for seen in self.seen], [seen.elements for seen in self.seen])
+        return self.weighting.factors(outputs, batch_size, self.parameters)
+
+    # --- what is penalised -----------------------------------------------------------------------------------------
+
+    def _in_scope(self, call: Call) -> bool:
+        if self.config.scope == "activations":
+            return call.is_activation and not call.is_constant
+        return call.module is not None and not isinstance(call.module, _DROPOUT)
+
+    def _matched(self, example: Tensor) -> list[Call]:
+        """Without the modules that see nothing of an image."""
+        traced: list[Call] = []
+        plain: list[Call] = []
+        with (
+            looking(self.model),
+            tap(self.model, traced.append),
+            tap(self.model, plain.append, functional=False),
+        ):
+            self.model(example)
+        if self.config.scope == "activations":
+            return [call for call in traced if self._in_scope(call)]
+        of_images = {call.module for call in traced if not call.is_constant}
+        constant = {call.module for call in traced} - of_images
+        return [call for call in plain if self._in_scope(call) and call.module not in constant]
+
+    # --- the forward pass ------------------------------------------------------------------------------------------
+
+    def _start(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.observing = torch.is_grad_enabled()
+        if self.observing and self.in_backward is not None and not self.watching:
+            self.writes.__enter__()
+            self.watching = True
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.watching:
+            self.writes.__exit__(None, None, None)
+            self.watching = False
 
     def _observe(self, call: Call) -> None:
-        if torch.is_grad_enabled() and self._in_scope(call):
-            overwritten = call.index in self.overwritten
-            if self.in_backward is None:
-                self.sums.append(self.surrogate(call.output.clone() if overwritten else call.output))
+        if not self._in_scope(call):
+            return
+        if torch.compiler.is_compiling():
+            if torch.is_grad_enabled():
+                self._put_into_loss(call)
+        elif torch._C._current_graph_task_id() != -1:  # pyright: ignore[reportPrivateUsage]  (backward is under way)
+            self._observe_again(call)
+        elif self.observing:
+            checkpoints = [] if torch.is_grad_enabled() else list(_checkpoints())
+            if checkpoints and any(checkpoints[-1].needs_input_grad):  # the outermost one is computed again
+                self._await(call, checkpoints[-1])
+            elif self.in_backward is None:
+                self._put_into_loss(call)
             else:
-                self._penalise_in_backward(self.in_backward, call.output, later(call) if overwritten else None)
-            self.elements.append(call.output.numel())
-            self.names.append(call.name)
+                with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (else ``writes`` sees it)
+                    self._keep(call)
 
-    def _penalise_in_backward(self, surrogate: InBackward, x: Tensor, values: Values | None) -> None:
-        node, before = x.grad_fn, None
-        if self.before is not None and node is not None:
-            # not by the tensors: what is changed in place stays the same tensor
-            made, addition = self.before
-            before = addition if any(parent is made for parent, _ in node.next_functions) else None
-        addition = penalise(x, surrogate, self._next_weight(), values, before)
-        self.before = (node, addition) if node is not None else None
+    def _put_into_loss(self, call: Call) -> None:
+        place = call.name, self.times[call.name]
+        self.times[call.name] += 1
+        x, seen = call.output, _Seen(call.name, call.output.numel())
+        if place in self.overwritten:
+            x = x.clone()
+        elif not torch.compiler.is_compiling():
+            seen.reference, seen.version = weakref.ref(x), x._version
+        self.sums.append(self.surrogate(x))
+        self.seen.append(seen)
 
-    def _next_weight(self) -> Callable[[Values], float]:
-        """The factor of the next activation's gradient; asked for it, the observer takes the penalty's value too."""
-        k = len(self.sums)
+    def _keep(self, call: Call) -> None:
+        k = len(self.seen)
+        self.seen.append(_Seen(call.name, call.output.numel()))
         self.sums.append(NOT_TAKEN)
+        self._penalise_in_backward(k, call)
+
+    def _penalise_in_backward(self, k: int, call: Call) -> None:
+        assert self.in_backward is not None
+        x, seen = call.output, self.seen[k]
+        kept = seen.kept = Kept(call)
+        self.in_memory.setdefault(x.untyped_storage().data_ptr(), []).append(kept)
+        if not x.requires_grad:
+            return
+        seen.output, node, before = x, x.grad_fn, None
+        last = self.seen[k - 1] if k else None
+        if node is not None and last is not None and last.node is not None:
+            # not by the tensors: what is changed in place stays the same tensor
+            made = last.node
+            before = last.addition if any(parent is made for parent, _ in node.next_functions) else None
+        seen.node = node
+        seen.addition = penalise(x, self.in_backward, self._weight(k), kept, before)
+
+    def _weight(self, k: int) -> Callable[[Values], float]:
+        """The factor of an activation's gradient; asked for it, the observer takes the penalty's value too."""
 
         def weight(values: Values) -> float:
             if self.wants_value:
                 self.sums[k] = self.surrogate(values(...))
+            self.seen[k].kept = None
             return self.lambda_ * float(self.factors[k])
 
         return weight
 
-    def _in_scope(self, call: Call) -> bool:
-        if self.config.scope == "activations":
-            return call.is_activation
-        return call.module is not None and not isinstance(call.module, _DROPOUT)
+    def _before_write(self, x: Tensor) -> None:
+        for kept in self.in_memory.pop(x.untyped_storage().data_ptr(), ()):
+            kept.protect()
 
-    def _matched(self, example: Tensor) -> list[Call]:
-        calls: list[Call] = []
+    # --- the way back ----------------------------------------------------------------------------------------------
 
-        def keep(call: Call) -> None:
-            if self._in_scope(call):
-                calls.append(call)
+    def _unreached(self, loss: Tensor) -> list[Tensor]:
+        """The penalised outputs that the loss does not depend on, as an auxiliary head's."""
+        reached = _nodes_behind(loss)
+        leaves = {id(node.variable) for node in reached if hasattr(node, "variable")} if reached else set[int]()  # pyright: ignore
+        return [
+            seen.output
+            for seen in self.seen
+            if seen.output is not None
+            and (seen.node not in reached if seen.node is not None else id(seen.output) not in leaves)
+        ]
 
-        with evaluation_mode(self.model), torch.no_grad(), tap(self.model, keep):
-            self.model(example)
-        return calls
+    def _refuse_lost(self) -> None:
+        for seen in self.seen:
+            if seen.is_lost:
+                self._forget()
+                raise UserError(
+                    f"what {one_line(seen.name)} returns is overwritten in training before its penalty was taken: "
+                    "build what follows it with inplace=False"
+                )
+
+    def _refuse_untaken(self) -> None:
+        left = [k for awaited in self.awaited.values() for k in awaited]
+        left += [k for k, seen in enumerate(self.seen) if seen.addition is not None and not seen.addition.taken]
+        if left:
+            name = one_line(self.seen[left[0]].name)
+            self._forget()
+            raise UserError(
+                f"the penalty's gradient cannot be added at {name}, where backward does not come by: use "
+                "trainer.compile=on, which makes the penalty a part of the loss"
+            )
+
+    # --- what is computed twice (torch.utils.checkpoint) -------------------------------------------------------------
+
+    def _await(self, call: Call, checkpoint: Any) -> None:
+        """A checkpoint of the reentrant kind computes without gradients now, and once more in backward, with them."""
+        if self.in_backward is None:
+            self._forget()
+            raise UserError(
+                f"{one_line(call.name)} is in a reentrant checkpoint, where the loss cannot hold its penalty: use "
+                "torch.utils.checkpoint with use_reentrant=False"
+            )
+        self.awaited[checkpoint].append(len(self.seen))
+        self.seen.append(_Seen(call.name, call.output.numel()))
+        self.sums.append(NOT_TAKEN)
+
+    def _observe_again(self, call: Call) -> None:
+        if self.in_backward is None:
+            # autograd wants to save the same tensors as it did the first time
+            self.surrogate(call.output.clone())
+            return
+        inner, outer = [*_checkpoints(), None, None][:2]
+        if inner is None or (not self.awaited[inner] and not (outer is not None and self.awaited[outer])):
+            return  # of the other kind, whose first pass was observed
+        if torch.is_grad_enabled():
+            k = self.awaited[inner].popleft()
+            self._penalise_in_backward(k, call)
+            if (kept := self.seen[k].kept) is not None:
+                kept.protect()  # nobody sees here what works in place
+        else:  # a checkpoint within a checkpoint, which is to be computed once more
+            self.awaited[inner].append(self.awaited[outer].popleft())
+
+
+def _checkpoints() -> Iterator[Any]:
+    """The reentrant checkpoints that are running, innermost first: autograd's contexts."""
+    codes = (CheckpointFunction.forward.__code__, CheckpointFunction.backward.__code__)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if frame.f_code in codes:
+            yield frame.f_locals["ctx"]
+        frame = frame.f_back
+
+
+def _nodes_behind(loss: Tensor) -> set[Node]:
+    """All nodes of autograd that backward from ``loss`` comes by."""
+    reached: set[Node] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in reached:
+            reached.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return reached
 
 
 def _largest(elements: Sequence[int], factors: Sequence[float | Tensor]) -> float | Tensor:

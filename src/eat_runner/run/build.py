@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from eat_runner import models
 from eat_runner.config import ExperimentConfig
 from eat_runner.energy.budget import Budget, least
 from eat_runner.energy.counts import Counts
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.meter import NonFiniteError
 from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.errors import UserError
 from eat_runner.methods import METHODS, build_methods, foreseen, restore
@@ -21,6 +24,8 @@ from eat_runner.models import Network
 from eat_runner.run.locate import Job, locate
 from eat_runner.train.evaluate import LOOK, evaluate, pixels_of
 from eat_runner.train.loop import Trainer, is_compiled
+
+LEAST = 2  # images that show whether a network can be counted and priced, before it is trained
 
 
 @dataclass
@@ -52,7 +57,10 @@ def build(job: Job) -> Experiment:
             "g++, or set trainer.compile=off"
         )
     messages, held = list(network.messages), None
-    as_built = _look(network, job) if config.has_budget else None
+    as_built = _look(network, job, config.meter.batch_size) if config.has_budget else None
+    if as_built is None:
+        with suppress(NonFiniteError):  # which is found again, and recorded, when the network is measured
+            estimate(_look(network, job, LEAST), config.hardware, LOOK)
     if config.init is not None:
         _check_trainable(job)
         restore(network.module, job.origin.changes)
@@ -72,11 +80,11 @@ def build(job: Job) -> Experiment:
     return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget, held=held)
 
 
-def _look(network: Network, job: Job) -> Counts:
-    """Counts of the network as it was built, on one batch: its dense energy does not depend on the images."""
+def _look(network: Network, job: Job, images: int) -> Counts:
+    """Counts of the network as it was built, on so many images of one batch: its dense energy does not depend on them.
+    UserError for what cannot be counted."""
     pixels = pixels_of(network, job.dataset, torch.device("cpu"))
-    images = job.dataset.train.first(job.config.meter.batch_size)
-    return evaluate(network.module, images, pixels, job.config.meter, LOOK, floor=False).counts
+    return evaluate(network.module, job.dataset.train.first(images), pixels, job.config.meter, LOOK, floor=False).counts
 
 
 def _refuse_impossible(budget: Budget, as_built: Counts, methods: Collection[Method]) -> None:

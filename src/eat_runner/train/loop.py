@@ -7,7 +7,7 @@ the same machine.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,7 @@ from eat_runner.data import Dataset, ImageSet
 from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
+from eat_runner.errors import UserError
 from eat_runner.methods import foreseen
 from eat_runner.methods.base import Method, Progress, Trained
 from eat_runner.methods.masks import Held
@@ -311,7 +312,8 @@ class Trainer:
             self.validation = found if ends else None
         row = replace(row, firing_rate=found.counts.firing_rate)
         if meter.batch_size == PUBLISHED.batch_size and meter.threshold == PUBLISHED.threshold:
-            row = replace(row, energy_ratio=estimate(found.counts, PUBLISHED, VALIDATION).ratio)
+            with suppress(UserError):  # of a network that its simulator has never seen
+                row = replace(row, energy_ratio=estimate(found.counts, PUBLISHED, VALIDATION).ratio)
         return row
 
     def _look_for_who_wants_it(self, progress: Progress | None) -> None:

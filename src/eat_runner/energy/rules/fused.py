@@ -120,6 +120,8 @@ def _fuse(rows: Sequence[LayerCounts]) -> list[_Group]:
     open_groups: dict[int, _Group] = {}  # by the call that made their result so far
     groups: list[_Group] = []
     for row in rows:
+        if row.kind == Kind.CONSTANT:  # made once: it is a weight of those who read it
+            continue
         operands = _operands(row, by_call, outputs)
         if row.kind == Kind.VIEW:
             outputs[row.call] = _viewed(row, operands)
@@ -155,10 +157,11 @@ def _operands(
 
 
 def _viewed(row: LayerCounts, operands: list[list[_Piece]]) -> list[_Piece]:
-    """What a view shows; one that keeps a part (``chunk``) keeps that part of each tensor behind it."""
+    """What a view shows; one that keeps a part (``chunk``) keeps that part of each tensor behind it, and one that
+    repeats it, or puts zeros around it, the tensor itself, which is read once."""
     pieces = [piece for operand in operands for piece in operand]
-    elements = share(row.output_elements / row.images, sum(piece.elements for piece in pieces))
-    nonzeros = share(row.output_nonzeros / row.images, sum(piece.nonzeros for piece in pieces))
+    elements = min(1.0, share(row.output_elements / row.images, sum(piece.elements for piece in pieces)))
+    nonzeros = min(1.0, share(row.output_nonzeros / row.images, sum(piece.nonzeros for piece in pieces)))
     return [_Piece(piece.made_by, piece.elements * elements, piece.nonzeros * nonzeros) for piece in pieces]
 
 
@@ -358,7 +361,11 @@ def _weights(group: _Group, hardware: FusedHardware) -> list[tuple[int, int, int
     folded = [row for row in group.rows[1:] if row.kind == Kind.BATCH_NORM]
     channels = folded[0].statistics_elements // 2 if folded else 0
     bias = (channels, channels) if folded else (first.bias_elements, first.bias_nonzeros)
-    shifts = [(row.bias_elements, row.bias_nonzeros) for row in group.rows[1:] if row.kind == Kind.ADD]
+    shifts = [
+        (row.bias_elements + row.weight_elements, row.bias_nonzeros + row.weight_nonzeros)
+        for row in group.rows[1:]
+        if row.kind == Kind.ADD
+    ]
     parts = [
         (first.weight_elements, first.weight_nonzeros, first.weight_bits or hardware.bits),
         *((*values, BIAS_BITS if first.weight_bits else hardware.bits) for values in (bias, *shifts)),
@@ -387,6 +394,8 @@ def _element_ops_pj(row: LayerCounts, weight_bits: int, hardware: FusedHardware)
             total = outputs * (row.window - 1) * add
         case Kind.AVG_POOL:
             total = inputs * add + outputs * multiply
+        case Kind.SQUARES:
+            total = inputs * (multiply + add)
         case _:
-            total = 0.0
+            total = row.inner_elements * hardware.activation_pj
     return total / row.images

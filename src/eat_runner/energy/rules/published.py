@@ -18,8 +18,10 @@ class Published:
     reads_layers = False
 
     def price(self, counts: Counts, hardware: PublishedHardware) -> EnergyReport:
-        """Energies in uJ, ratio and floor. Raises UserError for values of other widths than 32 bits."""
+        """Energies in uJ, ratio and floor. Raises UserError for values of other widths than 32 bits, and for products
+        that the simulator has never seen, unless it may leave them out."""
         _refuse_other_widths(counts, hardware)
+        _refuse_unseen(counts, hardware)
         batches = [_batch_energy(batch, hardware) for batch in counts.batches if not batch.is_floor]
         floors = [_batch_energy(batch, hardware).ratio for batch in counts.batches if batch.is_floor]
         energy_pj = sum(batch.memory_pj + batch.compute_pj for batch in batches)
@@ -40,6 +42,7 @@ class Published:
         that reads it; a weight once a batch. And it raises the network's density of inputs, or of parameters, and with
         it the energy of all computations. Weights of functions are not seen and cost nothing."""
         _refuse_other_widths(counts, hardware)
+        _refuse_unseen(counts, hardware)
         batches = [(batch, _pool(batch, hardware)) for batch in counts.batches if not batch.is_floor]
         compute_pj_per_input = compute_pj_per_parameter = 0.0  # of all images
         for batch, pooled in batches:
@@ -69,6 +72,18 @@ def _refuse_other_widths(counts: Counts, hardware: PublishedHardware) -> None:
                     f"hardware {hardware.name} prices {PUBLISHED_BITS}-bit values, {one_line(row.name)} has {bits} "
                     "bits: use hardware with rule: fused"
                 )
+
+
+def _refuse_unseen(counts: Counts, hardware: PublishedHardware) -> None:
+    """The simulator knows the products of convolutions and linear layers that are modules, and of nothing else."""
+    if counts.ignore_uncounted or not any(batch.unseen_macs for batch in counts.batches):
+        return
+    rows = [row for row in counts.layers if row.macs_dense and (row.functional or not row.computations)]
+    names = ", ".join(dict.fromkeys(row.op for row in rows)) or "functions"
+    raise UserError(
+        f"hardware {hardware.name} never saw the products of {one_line(names)}: use hardware with rule: fused, or "
+        "meter.ignore_uncounted=true to leave them out"
+    )
 
 
 class _Pooled(NamedTuple):
