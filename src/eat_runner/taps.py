@@ -547,6 +547,11 @@ class _Unseen(TorchDispatchMode):
         self.found: list[tuple[str, str]] = []
         self.paused = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """It is never active where something is compiled, and to say so to the compiler imports it, for seconds."""
+        return False
+
     def pause(self) -> None:
         """It costs every kernel some microseconds."""
         if not self.paused and _get_current_dispatch_mode() is self:
