@@ -38,13 +38,14 @@ def test_the_gtsrb_table_is_that_of_the_result_files():
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
 def test_the_table_of_methods_is_that_of_the_result_files(page: str):
     number = r"(-?[\d.]+)"
-    line = rf"^\|[^|]+\| {number} \| (?:{number} \[{number}, {number}\])? ?\| {number} \| {number} \|$"
+    line = rf"^\|[^|]+\| (\d) \| {number} \| (?:{number} \[{number}, {number}\])? ?\| {number} \| {number} \|$"
     shown = re.findall(line, (ROOT / page).read_text(), re.M)
     with (ROOT / "results" / "methods" / "fused_7nm_int8" / "equal_accuracy.csv").open(newline="") as file:
         rows = {f"{float(r['energy_uj_per_image']):.2f}": r for r in csv.DictReader(file) if r["allowance"] == "1"}
     assert len(shown) >= 5
-    for accuracy, below, low, high, uj, decrease in shown:
+    for seeds, accuracy, below, low, high, uj, decrease in shown:
         row = rows[uj]
+        assert seeds == row["n"]
         assert accuracy == f"{100 * float(row['accuracy']):.2f}"
         assert decrease == percent(row, "energy_decrease")
         if below:

@@ -169,10 +169,3 @@ def test_trained_from_scratch_then_further_from_its_weights(tmp_path: Path):
     loaded = [load_run(path.parent).model.state_dict() for path in sorted(tmp_path.glob("results/*/*/record.json"))]
     assert loaded[0].keys() == network("test_resnet").state_dict().keys()
     assert not torch.equal(loaded[0]["fc.weight"], loaded[1]["fc.weight"])
-
-
-def test_what_is_not_counted_is_refused_by_name(tmp_path: Path):
-    """Resampling that the meter has no rule for."""
-    record = run.run(config(tmp_path, model=ModelConfig(name="timm", arch="hrnet_w18_small")))
-    assert record.status == "failed"
-    assert "no rule counts Upsample" in record.reason
