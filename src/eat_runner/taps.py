@@ -296,8 +296,13 @@ def evaluation_mode(model: nn.Module) -> Generator[None]:
 
 
 def _memory(x: Tensor) -> int:
-    """Where its values lie; 0 for what has no place."""
-    return 0 if x.is_sparse or x.is_meta or x.is_nested else x.untyped_storage().data_ptr()
+    """Where its values lie; 0 for what has no place. UserError for what stands for another tensor."""
+    try:
+        return 0 if x.is_sparse or x.is_meta or x.is_nested else x.untyped_storage().data_ptr()
+    except NotImplementedError as error:
+        raise UserError(
+            "torch.vmap hides the batch, and nobody can look into it: write the network for a batch"
+        ) from error
 
 
 @contextmanager
@@ -507,6 +512,11 @@ class Recorder:
         if made is None or made.tensor() is not x:
             made = None if id(x) in self.state else self._same_memory(x)
         return (NETWORK_INPUT, True) if made is None else (made.call, made.constant)
+
+    def is_constant(self, values: Any) -> bool:
+        """Whether there are tensors among the values, and nothing of an image is known to have gone into any."""
+        found = tensors_in(values)
+        return bool(found) and all(self._producer(x)[1] for x in found)
 
     def _same_memory(self, x: Tensor) -> _Made | None:
         """Of a tensor that no call has returned: what was last made in the same memory. So another object for the same

@@ -359,6 +359,19 @@ def test_scripted_networks_are_refused_by_name(model: Any, message: str) -> None
         meter(model(), X)
 
 
+def test_vmap_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^torch\.vmap hides the batch"):
+        meter(Calls(lambda x, conv: torch.vmap(conv)(x), nn.Conv2d(3, 6, 3)), X)
+
+
+def test_values_that_leave_torch_are_refused() -> None:
+    def through_numpy(x: Tensor, conv: nn.Module, last: nn.Module) -> Tensor:
+        return last(torch.from_numpy(conv(x).numpy() * 2.0))
+
+    with pytest.raises(UserError, match=r"^the network returns what no call has made of the images"):
+        meter(Calls(through_numpy, nn.Conv2d(3, 6, 3), nn.ReLU()), X)
+
+
 def test_what_is_compiled_in_a_network_is_run_as_it_was_written() -> None:
     model, expected = network(), meter(network(), X)
     model[0] = torch.compile(model[0], backend="eager")

@@ -65,6 +65,11 @@ def measure(
             again = x.clone() if floor and first is None else x  # a network may overwrite its input
             with recorder.nothing_hidden() if first is None else nullcontext():
                 output = meter.run(model, x)
+            if recorder.is_constant(output):
+                raise UserError(
+                    "the network returns what no call has made of the images (values that left torch, through NumPy?): "
+                    "write it with torch's functions"
+                )
             if on_output is not None:
                 on_output(output)
             if first is None:
