@@ -1,12 +1,13 @@
 """(a) Dense products of torchvision's classification networks beside torch's own flop counter, layer by layer."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import pandas as pd
 import torch
 import torchvision
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eat_runner.config import MeterConfig
@@ -42,7 +43,7 @@ def compare(arch: str, layers: dict[str, pd.DataFrame]) -> dict[str, object]:
         counts = measure(model, [x], MeterConfig(batch_size=1), floor=False)
     except UserError as error:
         return row | {"refused": str(error)}
-    whole, by_layer = torch_products(model, x)
+    whole, by_layer = torch_products(model, x, owners(counts.layers))
     layers[arch] = beside(dense_products(counts.layers), by_layer)
     ours = int(layers[arch]["products"].sum())
     return row | {
@@ -56,23 +57,38 @@ def compare(arch: str, layers: dict[str, pd.DataFrame]) -> dict[str, object]:
     }
 
 
-def dense_products(rows: Iterable[LayerCounts]) -> dict[str, int]:
-    """By layer, over its calls: products with those of the padding. ``macs_nominal`` ignores groups."""
+def owners(rows: Iterable[LayerCounts]) -> set[str]:
+    """The modules that call functions which multiply (attention): each is compared as one layer, with all inside it."""
+    return {row.name.partition(":")[0] for row in rows if row.functional and row.macs_dense}
+
+
+def dense_products(rows: Sequence[LayerCounts]) -> dict[str, int]:
+    """By layer, over its calls: products with those of the padding."""
+    whole = owners(rows)
     found: dict[str, int] = defaultdict(int)
     for row in rows:
-        found[row.name] += row.macs_nominal // max(row.groups, 1)
+        found[_layer(row.name, whole)] += row.macs_dense
     return {name: products for name, products in found.items() if products}
 
 
-def torch_products(model: nn.Module, x: torch.Tensor) -> tuple[int, dict[str, int]]:
-    """The whole network's, and by leaf module, over its calls."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+def _layer(name: str, whole: Set[str]) -> str:
+    return next((owner for owner in whole if name == owner or name.startswith((f"{owner}.", f"{owner}:"))), name)
+
+
+def torch_products(model: nn.Module, x: torch.Tensor, whole: Set[str] = frozenset()) -> tuple[int, dict[str, int]]:
+    """The whole network's, and by leaf module or module of ``whole``, over its calls. Attention goes the long way: of
+    the short ones torch counts nothing, or a part."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x)
+    torch.backends.mha.set_fastpath_enabled(fast)
     counted = {
         name.partition(".")[2]: sum(flops.values()) // FLOPS_PER_PRODUCT
         for name, flops in counter.get_flop_counts().items()
     }
     leaves = {name for name, module in model.named_modules() if not list(module.children())}
+    leaves = {name for name in leaves if _layer(name, whole) == name} | whole
     return counter.get_total_flops() // FLOPS_PER_PRODUCT, {
         name: products for name, products in counted.items() if name in leaves and products
     }
