@@ -16,7 +16,6 @@ from eat_runner.config.compact import CompactConfig
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.config.identity import run_id
 from eat_runner.config.pruning import PruningConfig
-from eat_runner.config.thresholds import ThresholdsConfig
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
@@ -180,16 +179,16 @@ def test_channels_go_first_and_single_weights_of_the_others_after_them(channels)
 
 
 def test_all_in_one_run_is_the_same_as_one_after_the_other(channels):
-    """Channels, single weights, taken out, integers, thresholds."""
+    """Channels, single weights, taken out, integers."""
     settings = replace(channels.methods["pruning"], structure="element", channels=0.5, density=0.2)
     one = {"pruning": settings, "compact": CompactConfig(name="exact")}
-    two = {"bits": BitsConfig(name="4"), "thresholds": ThresholdsConfig(name="fatrelu", allow=5.0)}
+    two = {"bits": BitsConfig(name="4")}
     channels = replace(channels, hardware=INT8)
     first = folder_of(channels, run.run(replace(channels, methods=one)))
     now = replace(channels.trainer, epochs=0)
     then = run.run(replace(channels, methods=two, init=str(first.path), trainer=now))
     whole = run.run(replace(channels, methods=one | two))
-    assert [change["method"] for change in whole.changes] == ["pruning", "compact", "bits", "thresholds"]
+    assert [change["method"] for change in whole.changes] == ["pruning", "compact", "bits"]
     assert whole.changes == then.changes
     assert whole.accuracy["test"] == then.accuracy["test"]
     states = [load_file(folder_of(channels, record).weights) for record in (whole, then)]
@@ -198,7 +197,7 @@ def test_all_in_one_run_is_the_same_as_one_after_the_other(channels):
 
 
 def run_folder_loads(folder, state):
-    """Whether load_run builds the very network again: smaller, folded, with its thresholds."""
+    """Whether load_run builds the very network again: smaller, folded."""
     loaded = load_run(folder.path).model.state_dict()
     return loaded.keys() == state.keys() and all(torch.equal(value, loaded[key]) for key, value in state.items())
 

@@ -185,6 +185,7 @@ def test_a_second_ctrl_c_stops_at_once(place: Path, whole: dict[str, Any]) -> No
     assert outcomes(folder) == whole
 
 
+@pytest.mark.long
 def test_a_killed_sweep_repeats_nothing_that_is_finished(place: Path, whole_sweep: dict[str, Any]) -> None:
     folder = place / "sweep"
     assert kill_when(eat_run(folder, SWEEP), appears(folder, "results/default/*/record.json")) == KILLED
