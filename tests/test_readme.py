@@ -55,6 +55,21 @@ def test_the_table_of_methods_is_that_of_the_result_files(page: str):
             assert row["method"] == "standard training"
 
 
+def test_the_table_of_price_lists_is_that_of_the_result_files():
+    results = ROOT / "results" / "methods"
+    cells = r"([\d.–]+)"
+    line = rf"^\| `(\w+)` \| [^|]+ \| {cells} \| {cells} \| {cells} \| {cells} \|$"
+    shown = re.findall(line, (results / "README.md").read_text(), re.M)
+    assert len(shown) == 8
+    for name, *figures in shown:
+        with (results / name / "equal_accuracy.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["allowance"] == "1" and row["energy_decrease"]]
+        decreases = {row["method"]: percent(row, "energy_decrease") for row in rows}
+        methods = ("pruning=magnitude", "dense narrow networks", "EAT")
+        best = max(decreases.values(), key=float)
+        assert figures == [best, *(decreases.get(method, "–") for method in methods)]
+
+
 def test_table_1_is_that_of_the_result_files():
     with (ROOT / "results" / "reproduction" / "slim" / "table1.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -321,10 +321,13 @@ def test_channels_resume_to_the_bit(channels):
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_a_finished_network_is_brought_below_a_budget_without_training(channels, small_config):
+@pytest.mark.parametrize("whole_ones", [None, 0.5], ids=["single weights", "behind channels"])
+def test_a_finished_network_is_brought_below_a_budget_without_training(whole_ones, channels, small_config):
     parent = run.run(replace(small_config, lambda_=0.0))
     start = folder_of(small_config, parent)
-    config = replace(budgeted(channels, 0.25, name="energy"), init=str(start.path))
+    config = replace(budgeted(channels, 0.25, name="energy", channels=whole_ones), init=str(start.path))
+    if whole_ones is not None:
+        config = replace(config, methods=config.methods | {"compact": CompactConfig(name="exact")})
     config = replace(config, trainer=replace(config.trainer, epochs=0))
     record = run.run(config)
     assert record.budget is not None

@@ -83,8 +83,8 @@ class Pruning(Method):
     def after_training(self, trained: Trained) -> None:
         """Without any steps, all at once. Under a budget, what is still too much."""
         if not self.last.masks:
-            self._look(trained.count())
             for pruner in self.pruners:
+                self._look(trained.count())
                 self._prune(pruner, 1.0)
                 self._apply()
         for _ in range(ROUNDS if self.budget is not None else 0):
