@@ -228,12 +228,11 @@ def tap(
     are reported, numbered among themselves (None: ``leaf_modules``), and a call has no producers and versions. With it
     a module of somebody's own is reported function by function.
     Raises UserError for what nobody can look into, and, with ``functional``, for hooks of somebody's own that change
-    what a leaf reads.
+    what a leaf reads or returns, and for values that leave torch (``numpy()``, ``tolist()``).
     """
     refuse_opaque(model)
     with ExitStack() as stack:
         recorder = Recorder(listener, functional, model)
-        stack.callback(model.register_forward_pre_hook(recorder.start, prepend=True, with_kwargs=True).remove)
         for name, module, is_leaf in parts(model):
             wanted = is_leaf if functional else _is_last(module, is_leaf)
             if modules is not None and not functional:
@@ -247,9 +246,10 @@ def tap(
                 hook = module.register_forward_hook(leave, with_kwargs=True, always_call=functional and is_leaf)
                 stack.callback(hook.remove)
             if functional and not is_leaf:
-                begin, end = recorder.container(name)
-                stack.callback(module.register_forward_pre_hook(begin).remove)
+                begin, end = recorder.container(name)  # round its other hooks, too
+                stack.callback(module.register_forward_pre_hook(begin, prepend=True).remove)
                 stack.callback(module.register_forward_hook(end, always_call=True).remove)
+        stack.callback(model.register_forward_pre_hook(recorder.start, prepend=True, with_kwargs=True).remove)
         if functional:
             recorder.mode = stack.enter_context(_FunctionalCalls(recorder))
             stack.callback(recorder.resume)
@@ -340,6 +340,10 @@ _SHAPED_LIKE = frozenset(
     "empty_like full_like new_empty new_full new_ones new_tensor new_zeros ones_like rand_like randint_like randn_like "
     "zeros_like".split(" ")
 )
+
+
+# what takes all of a tensor's values where no call is seen
+_LEAVES_TORCH: frozenset[Any] = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__})
 
 
 class _Made(NamedTuple):
@@ -434,28 +438,39 @@ class Recorder:
         return enter, leave
 
     def watch_hooks(self, name: str, module: nn.Module, stack: ExitStack) -> None:
-        """Refuse hooks of somebody's own that change what a leaf reads: nobody would see what that costs. Those that
-        make its weights are a part of it, and so is what changes its output."""
-        hooks = module._forward_pre_hooks.values()  # pyright: ignore[reportPrivateUsage]
-        if all(isinstance(hook, _MAKES_WEIGHTS) for hook in hooks):
-            return
+        """Refuse hooks of somebody's own that change what a leaf reads or returns: nobody would see what that costs.
+        Those that make its weights are a part of it."""
         seen: list[Any] = []
 
-        def state(args: Any, kwargs: Any) -> Any:
-            return tuple(map(id, tensors_in((args, kwargs)))), _versions((args, kwargs))
+        def state(*values: Any) -> Any:
+            return tuple(map(id, tensors_in(values))), _versions(values)
 
-        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def note_inputs(module: nn.Module, args: Any, kwargs: Any) -> None:
             seen.append(state(args, kwargs))
 
-        def compare(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if seen.pop() != state(args, kwargs):
+        def compare_inputs(module: nn.Module, args: Any, kwargs: Any) -> None:
+            refuse_other(state(args, kwargs), "a forward pre-hook", "reads")
+
+        def note_output(module: nn.Module, args: Any, output: Any) -> None:
+            seen.append(state(output))
+
+        def compare_output(module: nn.Module, args: Any, output: Any) -> None:
+            refuse_other(state(output), "a forward hook", "returns")
+
+        def refuse_other(now: Any, hook: str, does: str) -> None:
+            if seen.pop() != now:
                 raise UserError(
-                    f"a forward pre-hook changes what {one_line(name) or 'the network'} reads, and nobody sees what "
-                    "that costs: make it a part of the network's forward"
+                    f"{hook} changes what {one_line(name) or 'the network'} {does}, and nobody sees what that costs: "
+                    "make it a part of the network's forward"
                 )
 
-        stack.callback(module.register_forward_pre_hook(note, prepend=True, with_kwargs=True).remove)
-        stack.callback(module.register_forward_pre_hook(compare, with_kwargs=True).remove)
+        hooks = module._forward_pre_hooks.values()  # pyright: ignore[reportPrivateUsage]
+        if not all(isinstance(hook, _MAKES_WEIGHTS) for hook in hooks):
+            stack.callback(module.register_forward_pre_hook(note_inputs, prepend=True, with_kwargs=True).remove)
+            stack.callback(module.register_forward_pre_hook(compare_inputs, with_kwargs=True).remove)
+        if module._forward_hooks:  # pyright: ignore[reportPrivateUsage]
+            stack.callback(module.register_forward_hook(note_output, prepend=True).remove)
+            stack.callback(module.register_forward_hook(compare_output).remove)
 
     def report(
         self,
@@ -598,6 +613,11 @@ class _FunctionalCalls(TorchFunctionMode):
         recorder = self.recorder
         if recorder.leaves or not recorder.path:
             return func(*args, **kwargs)
+        if func in _LEAVES_TORCH and not recorder.is_constant(args) and args[0].is_floating_point():
+            raise UserError(
+                f"{one_line(recorder.path[-1]) or 'the network'} takes values of an image out of torch "
+                f"({_function_name(func)}), and nobody sees what becomes of them: write it with torch's functions"
+            )
         if func in COMPOSITE:
             with self:
                 return _looked_into(func)(*args, **kwargs)

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -364,12 +366,34 @@ def test_vmap_is_refused() -> None:
         meter(Calls(lambda x, conv: torch.vmap(conv)(x), nn.Conv2d(3, 6, 3)), X)
 
 
-def test_values_that_leave_torch_are_refused() -> None:
-    def through_numpy(x: Tensor, conv: nn.Module, last: nn.Module) -> Tensor:
-        return last(torch.from_numpy(conv(x).numpy() * 2.0))
+LEAVING: dict[str, Callable[[Tensor], Tensor]] = {
+    "numpy": lambda x: torch.from_numpy(x.numpy() * 2.0),
+    "array": lambda x: torch.as_tensor(np.asarray(x) * 2.0),
+    "tolist": lambda x: torch.tensor(x.tolist()),
+    "dlpack": torch.from_dlpack,
+}
 
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("how", LEAVING)
+def test_values_that_leave_torch_are_refused(how: str, mixed: bool) -> None:
+    def through(x: Tensor, conv: nn.Module, last: nn.Module) -> Tensor:
+        y = conv(x)
+        back = LEAVING[how](y)
+        return last(y + back if mixed else back)
+
+    with pytest.raises(UserError, match=rf"^the network takes values of an image out of torch \(.*{how}"):
+        meter(Calls(through, nn.Conv2d(3, 6, 3), nn.ReLU()), X)
+
+
+def test_a_network_that_is_made_of_single_numbers_is_refused() -> None:
     with pytest.raises(UserError, match=r"^the network returns what no call has made of the images"):
-        meter(Calls(through_numpy, nn.Conv2d(3, 6, 3), nn.ReLU()), X)
+        meter(Calls(lambda x, conv: torch.tensor([v.item() for v in conv(x)[:, 0, 0, 0]]), nn.Conv2d(3, 6, 3)), X)
+
+
+def test_values_of_parameters_may_leave_torch() -> None:
+    model = Calls(lambda x, conv: conv(x) * float(conv.bias.numpy().sum()), nn.Conv2d(3, 6, 3))
+    assert [row.op for row in meter(model, X).layers] == ["Conv2d", "mul"]
 
 
 def test_what_is_compiled_in_a_network_is_run_as_it_was_written() -> None:
@@ -390,6 +414,23 @@ def test_a_hook_that_changes_what_a_layer_reads_is_refused() -> None:
     model[3].register_forward_pre_hook(lambda module, args: (args[0] * 2.0,))
     with pytest.raises(UserError, match=r"^a forward pre-hook changes what 3 reads"):
         meter(model, X)
+
+
+def test_a_hook_that_changes_what_a_layer_returns_is_refused() -> None:
+    for hook in (lambda module, args, output: output.relu(), lambda module, args, output: output.mul_(2.0)):
+        model = network()
+        model[0].register_forward_hook(hook)
+        with pytest.raises(UserError, match=r"^a forward hook changes what 0 returns"):
+            meter(model, X)
+
+
+def test_hooks_of_what_is_looked_into_are_counted() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 6, 3)), nn.ReLU())
+    model.register_forward_pre_hook(lambda module, args: (args[0] * 2.0,))
+    model[0].register_forward_pre_hook(lambda module, args: (args[0] + 1.0,))
+    model[0].register_forward_hook(lambda module, args, output: output.tanh())
+    model.register_forward_hook(lambda module, args, output: output.abs())
+    assert [row.op for row in meter(model, X).layers] == ["mul", "add", "Conv2d", "tanh", "ReLU", "abs"]
 
 
 def test_a_hook_that_only_looks_is_welcome() -> None:

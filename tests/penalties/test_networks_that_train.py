@@ -38,7 +38,9 @@ def compare(model: nn.Module, naive: Naive, in_backward: bool, config: PenaltyCo
     model.double().train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     found: list[tuple[Tensor | None, list[Tensor]]] = []
-    with Observer(model, config or L0Config(sigma=SIGMA), X[:2], in_backward) as observer:
+    observer = Observer(model, config or L0Config(sigma=SIGMA), X[:2], in_backward)
+    rehearsed_in_vain(observer, model)
+    with observer:
         for step in range(2):
             begin(model, state, step)
             value = observer.backward(loss_of(model(X)), LAMBDA, len(X))
@@ -51,6 +53,17 @@ def compare(model: nn.Module, naive: Naive, in_backward: bool, config: PenaltyCo
         assert value is not None
         assert value.item() == pytest.approx(expected.item(), rel=1e-10)
         torch.testing.assert_close(mine, gradients(model), rtol=1e-8, atol=1e-12)
+
+
+def rehearsed_in_vain(observer: Observer, model: nn.Module) -> None:
+    """It refuses nothing, and leaves everything as it was."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes, numbers = [module.training for module in model.modules()], torch.get_rng_state()
+    observer.rehearse(X[:2])
+    torch.testing.assert_close(model.state_dict(), state, rtol=0.0, atol=0.0)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def begin(model: nn.Module, state: dict[str, Tensor], step: int) -> None:
@@ -193,8 +206,8 @@ def test_what_backward_computes_again_is_no_second_call(
 def test_a_reentrant_checkpoint_in_the_loss_is_refused_by_name() -> None:
     model = Checkpointed(reentrant=True, inplace=False, nested=False).double()
     message = r"^part\.0 is in a reentrant checkpoint, where the loss cannot hold its penalty: use torch\.utils\.check"
-    with Observer(model, L0Config(), X[:2]), pytest.raises(UserError, match=message):
-        model(X)
+    with pytest.raises(UserError, match=message):
+        Observer(model, L0Config(), X[:2]).rehearse(X[:2])
 
 
 class Deep(nn.Module):
@@ -291,10 +304,8 @@ def test_what_training_alone_overwrites_is_penalised_as_it_was(how: str) -> None
 
 def test_what_training_alone_overwrites_is_refused_by_name_where_the_penalty_is_in_the_loss() -> None:
     model = Overwrites("mul_").double()
-    with Observer(model, L0Config(), X[:2]) as observer:
-        answer = model(X)
-        with pytest.raises(UserError, match=r"^what conv returns is overwritten in training before its"):
-            observer.backward(answer.sum(), 1.0, 4)
+    with pytest.raises(UserError, match=r"^what conv returns is overwritten in training before its"):
+        Observer(model, L0Config(), X[:2]).rehearse(X[:2])
 
 
 @WAYS

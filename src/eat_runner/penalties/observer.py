@@ -1,5 +1,6 @@
 """The penalty of a network while it trains: what its scope sees, summed call by call in the same pass."""
 
+import random
 import sys
 import weakref
 from collections import Counter, defaultdict, deque
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -22,7 +24,7 @@ from eat_runner.penalties import build_surrogate
 from eat_runner.penalties.base import InBackward, Penalty
 from eat_runner.penalties.in_backward import Addition, Kept, Values, penalise
 from eat_runner.penalties.weighting import build_weighting, numbered
-from eat_runner.taps import Call, looking, overwritten_calls, refuse_opaque, tap, writes
+from eat_runner.taps import Call, looking, overwritten_calls, refuse_opaque, tap, tensors_in, writes
 
 NOT_TAKEN = torch.zeros(())  # the sum of an activation that nobody has asked for yet
 
@@ -107,6 +109,32 @@ class Observer(Penalty):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.attached.close()
+
+    def rehearse(self, example: Tensor) -> None:
+        """One training pass over ``example`` and its way back, eagerly, for what nothing else shows; network, gradients
+        and random numbers are as before. UserError, by name, where the penalty cannot be taken."""
+        gradients = [(p, p.grad) for p in self.model.parameters()]
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        modes = [(module, module.training) for module in self.model.modules()]
+        devices = [example.device] if example.is_cuda else []
+        numbers = random.getstate(), np.random.get_state()
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices), self:
+                self.model.train()
+                outputs = [x for x in tensors_in(self.model(example.clone())) if x.is_floating_point()]
+                loss = torch.stack([x.sum() for x in outputs]).sum()
+                if loss.requires_grad:
+                    self.backward(loss, 1.0, len(example), value=False)
+        finally:
+            random.setstate(numbers[0])
+            np.random.set_state(numbers[1])
+            for p, gradient in gradients:
+                p.grad = gradient
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for module, training in modes:
+                module.training = training
 
     def backward(self, loss: Tensor, lambda_: float, batch_size: int, value: bool = True) -> Tensor | None:
         if self.in_backward is None:

@@ -21,6 +21,7 @@ from eat_runner.methods import METHODS, build_methods, foreseen, restore
 from eat_runner.methods.base import Method
 from eat_runner.methods.masks import Held
 from eat_runner.models import Network
+from eat_runner.penalties.observer import Observer
 from eat_runner.run.locate import Job, locate
 from eat_runner.train.evaluate import LOOK, evaluate, pixels_of
 from eat_runner.train.loop import Trainer, is_compiled
@@ -75,6 +76,9 @@ def build(job: Job) -> Experiment:
     example = torch.zeros(1, network.channels, dataset.image_size, dataset.image_size)
     for method in methods.values():
         method.on_example(network.module, example)
+    if config.is_penalised and config.trainer.epochs and not is_compiled(config.trainer, len(dataset.train)):
+        pair = torch.cat([example, example])  # batch norm wants more than one value
+        Observer(network.module, config.penalty, pair, in_backward=True, hardware=config.hardware).rehearse(pair)
     if budget is not None and as_built is not None and "compact" not in methods:
         _refuse_impossible(budget, as_built, methods.values())
     return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget, held=held)
