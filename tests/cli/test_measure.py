@@ -459,8 +459,7 @@ BAD: dict[str, str] = {
     "entry_point:tiny --weights evil.pt": "--weights evil.pt is no plain state dict (a file that holds code or other "
     "objects is not opened): save model.state_dict()",
     "entry_point:tiny --data gone": "gone: no such folder of images",
-    "entry_point:tiny --data empty": "empty has no images: it needs files that end in .bmp, .gif, .jfif, .jpe, .jpeg, "
-    ".jpg, .pgm, .png, .ppm, .tif, .tiff, .webp",
+    "entry_point:tiny --data empty": "empty has no images: it needs files that Pillow can read, such as .png or .jpg",
     "entry_point:tiny --hardware nope": "hardware=nope is unknown: choose one of dense_7nm_int8, eyeriss_65nm, "
     "fused_45nm, fused_45nm_int8, fused_7nm, fused_7nm_int8, published, small_45nm_int8, a path that ends in .yaml",
     "entry_point:tiny --hardware published --batch-size 8": "--batch-size 8: published prices batches of 100: leave it "

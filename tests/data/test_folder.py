@@ -1,5 +1,6 @@
 """Folders of images without splits: what is found, in which order, and what is read."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,16 @@ def test_images_however_deep_in_order_without_what_is_hidden(tmp_path: Path) -> 
     found, others = find_images(tmp_path)
     assert found == sorted(wanted)
     assert others == 2
+
+
+def test_images_by_what_they_hold(tmp_path: Path) -> None:
+    named = [image(tmp_path / f"{name}.png", 7).rename(tmp_path / name) for name in ("1", "png.txt")]
+    (tmp_path / "text").write_text("P no image")
+    os.mkfifo(tmp_path / "pipe")
+    found, others = find_images(tmp_path)
+    assert found == sorted(named)
+    assert others == 2
+    assert set(read_images(found, 2, 3).images_nhwc.flatten()) == {7}
 
 
 def test_a_folder_whose_own_path_is_hidden(tmp_path: Path) -> None:
@@ -58,5 +69,5 @@ def test_grey_is_the_luma_of_bt_601(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder of images"):
         find_images(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"has no images: it needs files that end in \.bmp, "):
+    with pytest.raises(UserError, match=r"has no images: it needs files that Pillow can read, such as \.png or \.jpg"):
         find_images(tmp_path)

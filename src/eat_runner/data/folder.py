@@ -10,14 +10,14 @@ from PIL import Image
 
 from eat_runner.config.dataset import WHITE
 from eat_runner.data.images import ImageSet
-from eat_runner.data.reading import Reading
+from eat_runner.data.reading import Reading, is_image
 from eat_runner.data.sources import IMAGE_SUFFIXES
 from eat_runner.errors import UserError
 
 
 def find_images(folder: Path) -> tuple[list[Path], int]:
-    """The image files in a folder and in its folders, sorted; and how many other files lie there. What is hidden is
-    neither. UserError where there is no folder or no image."""
+    """The image files in a folder and in its folders, sorted, whatever they are called; and how many other files lie
+    there. What is hidden is neither. UserError where there is no folder or no image."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
     files = sorted(
@@ -26,9 +26,9 @@ def find_images(folder: Path) -> tuple[list[Path], int]:
         for name in names
         if not any(part.startswith(".") for part in (*Path(where).relative_to(folder).parts, name))
     )
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES or is_image(file)]
     if not images:
-        raise UserError(f"{folder} has no images: it needs files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise UserError(f"{folder} has no images: it needs files that Pillow can read, such as .png or .jpg")
     return images, len(files) - len(images)
 
 

@@ -72,6 +72,19 @@ class Reading:
         return np.asarray(rgb)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file begins as an image does, by what it holds and not by its name."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with Image.open(path):
+            return True
+    except Image.DecompressionBombError:
+        return True  # which is said when it is read
+    except Exception:  # decoders raise anything
+        return False
+
+
 def _unreadable(path: Path, error: Exception) -> str:
     empty = path.is_file() and path.stat().st_size == 0
     reason = "it is empty" if empty else type(error).__name__
