@@ -152,6 +152,13 @@ def leaf_class(module: nn.Module) -> type[nn.Module] | None:
     return None if known is None or _computing(known) & vars(module).keys() else known
 
 
+def has_made_weight(module: nn.Module) -> bool:
+    """Whether something makes the module's weight anew for each call (a parametrisation, a mask, a norm): what is
+    written into it is lost."""
+    state = {*module._parameters, *module._buffers}  # pyright: ignore[reportPrivateUsage]
+    return "weight" not in state and isinstance(getattr(module, "weight", None), Tensor)
+
+
 def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
     """Path, module, and whether it is a leaf: every module that is called, but nothing inside of leaves and nothing
     that only makes weights. One that stands at two places comes once."""
@@ -439,7 +446,7 @@ class Recorder:
 
     def watch_hooks(self, name: str, module: nn.Module, stack: ExitStack) -> None:
         """Refuse hooks of somebody's own that change what a leaf reads or returns: nobody would see what that costs.
-        Those that make its weights are a part of it."""
+        Those that make its weights are a part of it, and so are those of ours that round what it returns."""
         seen: list[Any] = []
 
         def state(*values: Any) -> Any:
@@ -468,7 +475,8 @@ class Recorder:
         if not all(isinstance(hook, _MAKES_WEIGHTS) for hook in hooks):
             stack.callback(module.register_forward_pre_hook(note_inputs, prepend=True, with_kwargs=True).remove)
             stack.callback(module.register_forward_pre_hook(compare_inputs, with_kwargs=True).remove)
-        if module._forward_hooks:  # pyright: ignore[reportPrivateUsage]
+        hooks = module._forward_hooks.values()  # pyright: ignore[reportPrivateUsage]
+        if hooks and not any(getattr(hook, "is_part_of_module", False) for hook in hooks):
             stack.callback(module.register_forward_hook(note_output, prepend=True).remove)
             stack.callback(module.register_forward_hook(compare_output).remove)
 

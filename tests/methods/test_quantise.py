@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import eat_runner
 from eat_runner import data, run
@@ -23,6 +24,7 @@ from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Trained
+from eat_runner.methods.prunable import prunable
 from eat_runner.methods.quantise import Quantise, best_scales, fold, limits, plan_for, rounded
 from eat_runner.records import RunFolder
 from examples import trained
@@ -420,6 +422,23 @@ def test_what_cannot_be_made_of_integers_is_named(model, message):
     with pytest.raises(UserError) as caught:
         plan_for(model.eval(), x, BitsConfig(name="8"))
     assert str(caught.value) == f"bits: {message}{LEAVE}"
+
+
+@pytest.mark.parametrize(
+    "make", [parametrizations.weight_norm, lambda layer: prune.l1_unstructured(layer, "weight", 2)]
+)
+def test_a_weight_that_is_made_for_each_call_cannot_be_rounded_or_pruned(make):
+    model, x = small_network(), torch.zeros(1, 2, 12, 12)
+    make(model[4])
+    with pytest.raises(
+        UserError, match=r"^bits: 4 \(Conv2d\) makes its weight anew for each call, so it cannot be rounded"
+    ):
+        plan_for(model, x, BitsConfig(name="8"))
+    counts = measure(model, [x], MeterConfig(batch_size=1), floor=False)
+    with pytest.raises(
+        UserError, match=r"^pruning: 4 \(Conv2d\) makes its weight anew for each call, so no zero would"
+    ):
+        prunable(model, counts, PruningConfig(name="magnitude"))
 
 
 def test_integers_are_not_rounded_again():

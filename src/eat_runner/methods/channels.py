@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eat_runner.taps import NETWORK_INPUT, Call, evaluation_mode, tap, tensors_in
+from eat_runner.taps import NETWORK_INPUT, Call, evaluation_mode, has_made_weight, tap, tensors_in
 
 POOLS = frozenset(
     "MaxPool2d AvgPool2d AdaptiveMaxPool2d AdaptiveAvgPool2d max_pool2d avg_pool2d adaptive_max_pool2d "
@@ -155,7 +155,7 @@ class Flow:
             return Role.OPAQUE
         if module is None and not isinstance(next(iter(call.args), None), Tensor):
             return Role.OPAQUE
-        if module is not None and has_hooks(module):
+        if module is not None and is_meddled_with(module):
             return Role.OPAQUE
         blocks = {self._block[producer] for producer in call.producers}
         same_shape = all(x.shape == call.output.shape for x in inputs)
@@ -254,9 +254,10 @@ def never_fired(model: nn.Module, batches: Sequence[Tensor]) -> dict[int, Tensor
     return silent
 
 
-def has_hooks(module: nn.Module) -> bool:
+def is_meddled_with(module: nn.Module) -> bool:
     """Whether something else has a hand in the module's calls: made weights, rounded outputs."""
-    return bool(module._forward_pre_hooks or module._forward_hooks)  # pyright: ignore[reportPrivateUsage]
+    hooks = module._forward_pre_hooks or module._forward_hooks  # pyright: ignore[reportPrivateUsage]
+    return bool(hooks) or has_made_weight(module)
 
 
 def _is_exact(layer: nn.Module | None) -> bool:

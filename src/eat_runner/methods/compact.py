@@ -18,7 +18,7 @@ from eat_runner.config.method import MethodConfig
 from eat_runner.energy.budget import Budget
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Trained
-from eat_runner.methods.channels import Flow, Role, Shift, has_hooks, never_fired
+from eat_runner.methods.channels import Flow, Role, Shift, is_meddled_with, never_fired
 from eat_runner.taps import NETWORK_INPUT, Call
 
 COMPARED = 32  # images whose outputs are compared in float64
@@ -43,9 +43,10 @@ class Compact(Method):
                 "compact: the network has no two convolutions without groups or linear layers, so no channels between "
                 "them: leave compact out"
             )
-        if any(map(has_hooks, model.modules())):
+        if any(map(is_meddled_with, model.modules())):
             raise UserError(
-                "compact: something else changes what the network's layers compute (bits): start from a run without it"
+                "compact: something else changes what the network's layers compute (bits, a parametrisation, a hook): "
+                "start from a network without it"
             )
 
     def after_training(self, trained: Trained) -> None:

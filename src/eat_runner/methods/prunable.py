@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.energy.counts import Counts, Kind, LayerCounts
-from eat_runner.errors import UserError
+from eat_runner.errors import UserError, one_line
+from eat_runner.taps import has_made_weight
 
 # what a channel passes on its way to those that read it; a ReLU of zero is zero, and what reads it is zero anyway
 PASSED = frozenset({Kind.BATCH_NORM, Kind.RELU, Kind.ACTIVATION, Kind.MAX_POOL, Kind.AVG_POOL, Kind.VIEW})
@@ -64,6 +65,11 @@ def prunable(model: nn.Module, counts: Counts, settings: PruningConfig) -> list[
     for row in counts.layers:
         module = modules.get(row.name)
         if row.kind in {Kind.CONV, Kind.LINEAR} and isinstance(module, WEIGHTED):
+            if has_made_weight(module):
+                raise UserError(
+                    f"pruning: {one_line(row.name)} ({row.op}) makes its weight anew for each call, so no zero would "
+                    "stay: take the parametrisation or mask off (torch.nn.utils), or leave pruning out"
+                )
             reader = rows[row.consumers[0]] if len(row.consumers) == 1 else None
             behind = modules.get(reader.name) if reader is not None and reader.kind == Kind.BATCH_NORM else None
             norm = (reader.name, behind) if reader is not None and isinstance(behind, NORMS) else None

@@ -38,7 +38,7 @@ from eat_runner.energy.meter import measure
 from eat_runner.energy.rules.fused import stored_calls
 from eat_runner.errors import UserError, one_line
 from eat_runner.methods.base import Method, Progress, Trained
-from eat_runner.taps import evaluation_mode
+from eat_runner.taps import evaluation_mode, has_made_weight
 
 CANDIDATES = 48  # scales that are tried: fractions 2^(-i / 12) of the largest magnitude, down to 1/16
 SAMPLED = 2**16  # values of a batch's tensor that a scale is chosen by
@@ -149,6 +149,8 @@ class _Planner:
             raise UserError("bits: the network's values are integers already: leave bits out")
         if row.kind in {Kind.CONV, Kind.LINEAR} and not isinstance(module, Layer):
             raise _refused(row, "is no module with a weight")
+        if module is not None and has_made_weight(module):
+            raise _refused(row, "makes its weight anew for each call, so it cannot be rounded")
         if row.kind == Kind.LAYER_NORM:
             raise _refused(row, "normalises with what it computes from each image, and cannot be folded into a layer")
         if row.kind == Kind.UNKNOWN:
@@ -238,6 +240,8 @@ class Rounding:
     It is no module, so that what a layer writes is what it returns. calls: of the module in a forward pass, each with a
     scale of its own; ``call`` is the next one.
     """
+
+    is_part_of_module = True  # for those who look at the network
 
     def __init__(self, module: nn.Module, bits: int, signed: bool, calls: int):
         self.bits, self.signed, self.calls = bits, signed, calls
