@@ -498,6 +498,9 @@ class Recorder:
         producers: tuple[int, ...] = ()
         constant: tuple[bool, ...] = ()
         if self.trace:
+            if output.is_nested or output.layout != torch.strided:
+                kind = "nested" if output.is_nested else str(output.layout).removeprefix("torch.")
+                raise UserError(f"{one_line(name)} returns a {kind} tensor, which nobody counts: use dense tensors")
             made = [self._producer(x) for x in inputs]
             producers = tuple(call for call, _ in made)
             constant = tuple(is_constant for _, is_constant in made)

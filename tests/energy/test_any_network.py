@@ -386,6 +386,20 @@ def test_values_that_leave_torch_are_refused(how: str, mixed: bool) -> None:
         meter(Calls(through, nn.Conv2d(3, 6, 3), nn.ReLU()), X)
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda y: y.to_sparse().to_dense(), r"^to_sparse returns a sparse_coo tensor"),
+        (lambda y: y.flatten(1).to_sparse_csr().to_dense(), r"^to_sparse_csr returns a sparse_csr tensor"),
+        (lambda y: torch.nested.as_nested_tensor([*y]).to_padded_tensor(0.0), r" returns a nested tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_dense_are_refused(function: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        meter(Calls(lambda x, conv: function(conv(x)), nn.Conv2d(3, 6, 3)), X)
+
+
 def test_a_network_that_is_made_of_single_numbers_is_refused() -> None:
     with pytest.raises(UserError, match=r"^the network returns what no call has made of the images"):
         meter(Calls(lambda x, conv: torch.tensor([v.item() for v in conv(x)[:, 0, 0, 0]]), nn.Conv2d(3, 6, 3)), X)
