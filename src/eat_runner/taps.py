@@ -336,6 +336,14 @@ def version_of(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
+def _other_than_dense(x: Tensor) -> str | None:
+    """What a tensor is whose values do not lie side by side: nested, sparse_coo, ..."""
+    with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (to ask is a function, too)
+        if x.is_nested:
+            return "nested"
+        return None if x.layout == torch.strided else str(x.layout).removeprefix("torch.")
+
+
 def _versions(values: Any) -> tuple[int, ...]:
     with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]  (to read a version is a function, too)
         return tuple(map(version_of, tensors_in(values)))
@@ -498,8 +506,7 @@ class Recorder:
         producers: tuple[int, ...] = ()
         constant: tuple[bool, ...] = ()
         if self.trace:
-            if output.is_nested or output.layout != torch.strided:
-                kind = "nested" if output.is_nested else str(output.layout).removeprefix("torch.")
+            if (kind := _other_than_dense(output)) is not None:
                 raise UserError(f"{one_line(name)} returns a {kind} tensor, which nobody counts: use dense tensors")
             made = [self._producer(x) for x in inputs]
             producers = tuple(call for call, _ in made)
