@@ -43,6 +43,18 @@ def run_job(job: ExperimentConfig) -> str:
     return record.status
 
 
+def run_points(job: ExperimentConfig) -> str:
+    """Run all that the job stands for, along a path each where the one before it is done; the status of the last."""
+    from eat_runner import run as experiment
+
+    status = ""
+    for point in experiment.located_points(job):
+        status = run_job(point)
+        if status != "finished":  # a run that another process has is left to it, with all that follows
+            break
+    return status
+
+
 def _with_place(error: Exception) -> str:
     """The error in one line, and where it was raised if it is no mistake of a person's."""
     if isinstance(error, UserError):
@@ -64,9 +76,9 @@ def take_over(runs: Mapping[Path, ExperimentConfig], before: Mapping[Path, float
         somebody_has = False
         for folder, job in runs.items():
             with suppress(UserError):  # a damaged record: the exit code tells
-                found = status(RunFolder(folder))
+                found = standing(folder, runs)
                 tried = job in _failed or (found == "failed" and written(folder) != before[folder])
-                if found not in {*FINAL, "running"} and not tried:
+                if found not in {*FINAL, "running", "waiting"} and not tried:
                     found = run_job(job)
                 somebody_has |= found == "running"
         if not somebody_has:
@@ -80,10 +92,20 @@ def written(folder: Path) -> float:
     return 0.0
 
 
-def exit_code(folders: list[Path]) -> int:
+def standing(folder: Path, runs: Mapping[Path, ExperimentConfig]) -> str:
+    """The status of a run of the command: of one that waits for its parent, another of the command's, what that has, or
+    ``waiting`` where it will have no network to hand on."""
+    found, parent = status(RunFolder(folder)), Path(runs[folder].init or "")
+    if found != "missing" or parent not in runs:
+        return found
+    theirs = standing(parent, runs)
+    return found if theirs == "finished" else theirs if theirs in {"running", "interrupted"} else "waiting"
+
+
+def exit_code(runs: Mapping[Path, ExperimentConfig]) -> int:
     """What the records on disk say about the command's runs, under whatever launcher they ran."""
-    statuses = {status(RunFolder(folder)) for folder in folders}
-    if statuses & {"failed", "missing"}:
+    statuses = {standing(folder, runs) for folder in runs}
+    if statuses & {"failed", "missing", "waiting"}:
         return RUN_FAILED
     return CONTINUE_ME if "interrupted" in statuses else 0
 

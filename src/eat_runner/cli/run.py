@@ -48,7 +48,7 @@ def command(arguments: Sequence[str]) -> int:
             take_over(runs, before)
     finally:
         collated = collate(list(runs.values()))
-    return exit_code(list(runs)) if collated else RUN_FAILED
+    return exit_code(runs) if collated else RUN_FAILED
 
 
 def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
@@ -97,7 +97,8 @@ def collate(configs: list[ExperimentConfig]) -> bool:
 def _several_methods(configs: list[ExperimentConfig]) -> bool:
     """Whether there is more than lambda to compare: methods, or networks. Then all of them share a front."""
     networks = {(config.model.name, config.model.arch, config.model.width) for config in configs}
-    return len(networks) > 1 or any(config.chosen_methods for config in configs)
+    started = any(config.init is not None for config in configs)
+    return len(networks) > 1 or started or any(config.chosen_methods for config in configs)
 
 
 def print_plan(runs: "list[PlannedRun]") -> None:

@@ -11,6 +11,7 @@ from eat_runner.config.compact import CompactConfig
 from eat_runner.config.dataset import DatasetConfig
 from eat_runner.config.method import MethodConfig
 from eat_runner.config.model import ModelConfig
+from eat_runner.config.path import PathConfig
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.config.schedule import ScheduleConfig
 from eat_runner.config.thresholds import ThresholdsConfig
@@ -55,6 +56,9 @@ GROUPS: dict[str, Group] = {
     "bits": Group(schemas={"bits": BitsConfig}, about="a network of integers so wide", method=True),
     "thresholds": Group(schemas={"thresholds": ThresholdsConfig}, about="small ReLU outputs become zero", method=True),
     "compact": Group(schemas={"compact": CompactConfig}, about="dead channels that are taken out", method=True),
+    "path": Group(
+        schemas={"path": PathConfig}, about="a front from one training, point by point", hashed=False, later=True
+    ),
     "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
 }
 

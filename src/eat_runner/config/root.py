@@ -98,6 +98,7 @@ class ExperimentConfig:
         self._check_counts_fit()
         self._check_bits_fit()
         self._check_budget()
+        self._check_path()
         if self.schedule.target is not None and self.is_penalised and self.penalty.name != "l0":
             raise UserError(
                 f"schedule.target={self.schedule.target:g} is a density, and penalty={self.penalty.name} counts none: "
@@ -118,6 +119,22 @@ class ExperimentConfig:
                 f"bits.begin={bits.begin:g} trains in integers, and compact takes no channels out of such a network: "
                 "leave compact out, or bits.begin"
             )
+
+    def _check_path(self) -> None:
+        path = self.group("path")
+        if not path.is_chosen:
+            return
+        if lasting := sorted({"bits", "compact", "thresholds"} & self.chosen_methods.keys()):
+            raise UserError(
+                f"path={path.name} trains each network further, and {lasting[0]} changes it for good: do that to the "
+                f"finished runs, init=RUN trainer.epochs=0 {lasting[0]}=NAME"
+            )
+        if path.name == "lambda" and self.penalty.name == NONE:
+            raise UserError("path=lambda with penalty=none has nothing that grows: choose a penalty")
+        if path.name == "density" and not self.methods["pruning"].is_chosen:
+            raise UserError("path=density needs pruning: choose pruning=magnitude or pruning=energy")
+        if path.name == "budget" and self.budget_uj is not None:
+            raise UserError(f"path=budget and budget_uj={self.budget_uj:g} say the same: leave one out")
 
     def _check_counts_fit(self) -> None:
         """Hardware that could not price the run's counts is refused now rather than after the training."""

@@ -4,7 +4,7 @@ something to use (load.py)."""
 
 from eat_runner.run.build import Experiment, build, build_or_error, locate_and_build
 from eat_runner.run.execute import run
-from eat_runner.run.locate import Job, locate
+from eat_runner.run.locate import Job, locate, located_points
 from eat_runner.run.plan import PlannedRun, plan
 from eat_runner.run.stages import Interrupted
 
@@ -17,6 +17,7 @@ __all__ = [
     "build_or_error",
     "locate",
     "locate_and_build",
+    "located_points",
     "plan",
     "run",
 ]

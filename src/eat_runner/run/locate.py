@@ -10,6 +10,7 @@ from eat_runner import data, models
 from eat_runner.config import ExperimentConfig
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import FRESH, Start, run_id
+from eat_runner.config.points import points
 from eat_runner.data import Dataset
 from eat_runner.errors import UserError
 from eat_runner.loggers import LOGGERS
@@ -60,6 +61,14 @@ def locate(config: ExperimentConfig) -> Job:
     identity = run_id(config, dataset.fingerprint, origin.start)
     folder = RunFolder(Path(config.results_dir) / config.name / identity)
     return Job(config, dataset, device, origin, identity, folder)
+
+
+def located_points(config: ExperimentConfig) -> list[ExperimentConfig]:
+    """The runs that a configuration stands for, in their order: along its path, or itself."""
+    if not config.group("path").is_chosen:
+        return [config]
+    job = locate(config)
+    return [point for point, _ in points(config, job.dataset.fingerprint, job.origin.start)]
 
 
 def _device(name: str) -> torch.device:

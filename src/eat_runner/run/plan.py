@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eat_runner.config import ExperimentConfig
-from eat_runner.config.identity import preparation, run_id
+from eat_runner.config.identity import Start, preparation, run_id
+from eat_runner.config.points import points
 from eat_runner.energy.budget import Budget
 from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.records import FINAL, RunFolder
@@ -36,15 +38,9 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
     """What the configurations would run, what is done, and how long the rest takes: measured over a few steps, once for
     the runs that differ only in lambda and seed. Runs of the same identity are listed once. Nothing is written."""
     planned: dict[str, PlannedRun] = {}
-    prepared: dict[str, tuple[Job, Experiment | Exception]] = {}
     paces: dict[str, Pace | Exception] = {}
-    for config in configs:
-        key = preparation(config)
-        if key not in prepared:
-            job = locate(config)
-            prepared[key] = job, build_or_error(job)
-        job, built = prepared[key]
-        identity = run_id(config, job.dataset.fingerprint, job.origin.start)
+    for config, start, job, built in _prepared(configs):
+        key, identity = preparation(job.config), run_id(config, job.dataset.fingerprint, start)
         folder = RunFolder(Path(config.results_dir) / config.name / identity)
         status, left, reason = _status(folder), 0.0, ""
         if status not in FINAL and key not in paces:
@@ -57,6 +53,26 @@ def plan(configs: list[ExperimentConfig]) -> list[PlannedRun]:
         budget = "" if isinstance(built, Exception) else _in_words(built.budget)
         planned[identity] = PlannedRun(identity, folder.path, status, left, reason, budget)
     return list(planned.values())
+
+
+def _prepared(
+    configs: Sequence[ExperimentConfig],
+) -> Iterator[tuple[ExperimentConfig, Start, Job, Experiment | Exception]]:
+    """Every run that the configurations stand for, what it starts from, and one like it that was built once for all
+    that differ only in lambda and seed; without a parent that is yet to be trained."""
+    prepared: dict[str, tuple[Job, Experiment | Exception]] = {}
+
+    def prepare(config: ExperimentConfig) -> tuple[Job, Experiment | Exception]:
+        key = preparation(config)
+        if key not in prepared:
+            job = locate(config)
+            prepared[key] = job, build_or_error(job)
+        return prepared[key]
+
+    for config in configs:
+        job, _ = prepare(config)
+        for point, start in points(config, job.dataset.fingerprint, job.origin.start):
+            yield point, start, *prepare(replace(point, init=config.init))
 
 
 def _in_words(budget: Budget | None) -> str:

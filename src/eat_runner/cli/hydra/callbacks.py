@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.arguments import listed
 from eat_runner.cli.hydra.compose import LOGGERS, to_experiment, without_hydra
 from eat_runner.config.checks import one_of
+from eat_runner.config.groups import DEFAULT
 from eat_runner.config.identity import Start, preparation, run_id
+from eat_runner.config.path import STRENGTHS
+from eat_runner.config.points import points
 from eat_runner.config.root import ExperimentConfig, default_methods
 from eat_runner.errors import UserError
 
@@ -94,9 +98,21 @@ def _settled(config: DictConfig, parser: OverridesParser) -> dict[str, Any]:
     Hydra's sweeper reads it: it makes the very jobs that were checked."""
     params = _params(config)
     lines = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    config.hydra.overrides.task = [listed(override) for override in parser.parse_overrides(lines)]
+    config.hydra.overrides.task = _one_job_a_path([listed(override) for override in parser.parse_overrides(lines)])
     config.hydra.sweeper.params = None
     return params
+
+
+def _one_job_a_path(lines: list[str]) -> list[str]:
+    """A sweep over what grows along a path is that path, which one job goes along."""
+    given = dict(line.split("=", 1) for line in lines if "=" in line)
+    name = given.get("path", DEFAULT)
+    if "," in name:
+        raise UserError(f"path={name}: paths in several directions need a command each")
+    key = STRENGTHS[name][0] if name in STRENGTHS else None
+    if key is None or key not in given or "path.over" in given:
+        return lines
+    return [f"path.over=[{given[key]}]" if line == f"{key}={given[key]}" else line for line in lines]
 
 
 def _params(config: DictConfig) -> dict[str, Any]:
@@ -119,11 +135,19 @@ def prepare_all(
         _check_writable(folder)
     identities: dict[str, Identity] = {}
     runs: dict[Path, ExperimentConfig] = {}
-    for config in configs:
+
+    def prepare(config: ExperimentConfig) -> Identity:
         key = preparation(config)
         if key not in identities:
             identities[key] = prepare_one(config)
-        runs.setdefault(Path(config.results_dir) / config.name / run_id(config, *identities[key]), config)
+        return identities[key]
+
+    for config in configs:
+        fingerprint, begin = prepare(config)
+        for point, start in points(config, fingerprint, begin):
+            prepare(replace(point, init=config.init))  # a parent may be yet to be trained
+            identity = run_id(point, fingerprint, start)
+            runs.setdefault(Path(config.results_dir) / config.name / identity, point)
     for folder in folders:
         check_locks(folder)
     return runs
@@ -150,6 +174,8 @@ def _checked(config: DictConfig, whose: str = "") -> ExperimentConfig:
 
 def _in_range(experiment: ExperimentConfig) -> ExperimentConfig:
     experiment.check()
+    for point, _ in points(experiment, ""):
+        point.check()
     for group in ("dataset", "model", "penalty", "schedule"):
         # each of these files is named like what it configures
         one_of(f"{group}.name", getattr(experiment, group).name, choices(group))

@@ -25,7 +25,7 @@ from eat_runner.cli.hydra.compose import (
     to_experiment,
 )
 from eat_runner.cli.hydra.errors import explain
-from eat_runner.cli.jobs import PROGRAM, run_job
+from eat_runner.cli.jobs import PROGRAM, run_points
 from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import RUN_FAILED, UserError
@@ -46,7 +46,7 @@ def task(config: DictConfig) -> str:
     """One job, possibly in a worker process of a launcher: run it and return its status."""
     job = to_experiment(config)
     job.check()
-    return run_job(job)
+    return run_points(job)
 
 
 def compose_sweep(overrides: Sequence[str]) -> list[ExperimentConfig]:
