@@ -20,7 +20,7 @@ COMBINED = (
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
     "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, bits, thresholds, compact, "
-    "loggers, recipe, experiment"
+    "path, loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
@@ -206,6 +206,21 @@ BAD: dict[str, str] = {
     "budget=0.2 budget_uj=3 pruning=energy": "budget=0.2 and budget_uj=3 say the same: leave one out",
     "budget_uj=3 pruning=energy hardware=eyeriss_65nm": "budget_uj=3 needs prices in joules, those of "
     "hardware=eyeriss_65nm are relative: use budget, a share of the dense energy",
+    "path=lambda": "path=lambda has no strengths: write lambda=0.5,1,2 in a sweep (-m)",
+    "-m path=lambda lambda=0": "path=lambda has no strengths: write lambda=0.5,1,2 in a sweep (-m)",
+    "-m path=lambda lambda=0,-1": f"lambda=-1 {FINITE_0}",
+    "-m path=lambda lambda=0,a": "path.over=[0,a] is of the wrong type: path.over is a list",
+    "-m path=lambda,density": "path=lambda,density: paths in several directions need a command each",
+    "-m path=lambda lambda=1,2 path.epochs=0": "path.epochs=0 is out of range: it must be between 1 and 100000",
+    "-m path=lambda lambda=1,2 path.lr=0": f"path.lr=0 {ABOVE_0}",
+    "-m path=lambda lambda=1,2 penalty=none": "path=lambda with penalty=none has nothing that grows: choose a penalty",
+    "-m path=lambda lambda=1,2 bits=8 hardware=fused_45nm_int8": "path=lambda trains each network further, and bits "
+    "changes it for good: do that to the finished runs, init=RUN trainer.epochs=0 bits=NAME",
+    "-m path=density pruning.density=0.2,0.1": "path=density needs pruning: choose pruning=magnitude or pruning=energy",
+    "-m path=density pruning=magnitude pruning.density=0.2,0": f"pruning.density=0 {ABOVE_0}",
+    "-m path=budget budget=0.5,0.2": "a budget needs what works towards it: choose pruning=energy, or schedule.target "
+    "with a penalty",
+    "path=bogus": "path=bogus is unknown: choose one of budget, default, density, lambda",
     "budget=0.2 lambda=0": "a budget needs what works towards it: choose pruning=energy, or schedule.target with a "
     "penalty",
     "budget=0.2 lambda=1": "a budget needs what works towards it: choose pruning=energy, or schedule.target with a "

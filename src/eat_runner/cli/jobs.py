@@ -45,12 +45,16 @@ def run_job(job: ExperimentConfig) -> str:
 
 def run_points(job: ExperimentConfig) -> str:
     """Run all that the job stands for, along a path each where the one before it is done; the status of the last."""
+    if not job.group("path").is_chosen:
+        return run_job(job)
     from eat_runner import run as experiment
 
     status = ""
     for point in experiment.located_points(job):
         status = run_job(point)
-        if status != "finished":  # a run that another process has is left to it, with all that follows
+        if status != "finished":  # a run that another process has is left to it, with all that follow
+            if status == "diverged":
+                tell(f"{PROGRAM}: lambda={point.lambda_:g} seed={point.seed} diverged, and the path ends there")
             break
     return status
 

@@ -64,9 +64,7 @@ def locate(config: ExperimentConfig) -> Job:
 
 
 def located_points(config: ExperimentConfig) -> list[ExperimentConfig]:
-    """The runs that a configuration stands for, in their order: along its path, or itself."""
-    if not config.group("path").is_chosen:
-        return [config]
+    """The runs that a configuration stands for, in their order."""
     job = locate(config)
     return [point for point, _ in points(config, job.dataset.fingerprint, job.origin.start)]
 
