@@ -1,12 +1,12 @@
 """A path of real runs: what trains, what continues, and what is left to another process."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from eat_runner.claims import claim
 from eat_runner.records import RunFolder
-from processes import eat_run, finish, kill_when, outcomes, output, results
+from processes import eat_run, ended, finish, kill_when, outcomes, output, pause_after, paused, results
 
 PATH = "-m path=lambda lambda=0,1,4 trainer.epochs=2 path.epochs=1"
 
@@ -48,11 +48,12 @@ def plan(folder: Path) -> str:
     return output(folder)[before:]
 
 
+@pytest.mark.long
 def test_a_run_of_a_path_is_the_one_that_is_made_by_hand(place: Path, whole: Path) -> None:
     runs = by_lambda(whole)
     by_hand = place / "by_hand"
     assert finish(by_hand, "lambda=0 trainer.epochs=2") == 0
-    assert finish(by_hand, f"lambda=1 trainer.epochs=1 trainer.lr=0.05 init={by_lambda(by_hand)[0.0].path}") == 0
+    assert finish(by_hand, f"lambda=1 trainer.epochs=1 trainer.lr=0.05 init=results/default/{runs[0.0].path.name}") == 0
     mine = by_lambda(by_hand)
     for value in (0.0, 1.0):
         assert mine[value].path.name == runs[value].path.name
@@ -63,6 +64,7 @@ def test_a_run_of_a_path_is_the_one_that_is_made_by_hand(place: Path, whole: Pat
     assert outcomes(by_hand) == outcomes(whole)
 
 
+@pytest.mark.long
 def test_a_path_that_is_killed_goes_on_to_the_same_bits(place: Path, whole: Path) -> None:
     folder = place / "killed"
     second = results(folder) / by_lambda(whole)[1.0].path.name
@@ -71,18 +73,18 @@ def test_a_path_that_is_killed_goes_on_to_the_same_bits(place: Path, whole: Path
     assert outcomes(folder) == outcomes(whole)
 
 
+@pytest.mark.long
 def test_a_run_that_another_process_has_is_left_to_it_with_all_that_follow(place: Path, whole: Path) -> None:
-    folder = place / "claimed"
-    root = RunFolder(results(folder) / by_lambda(whole)[0.0].path.name)
-    root.create()
-    with claim(root.path) as ours:
-        assert ours
+    folder = place / "shared"
+    other = eat_run(folder, PATH, partial(pause_after, "checkpoint.pt"))
+    with paused(other):
         assert finish(folder, PATH) == 0
         assert by_lambda(folder) == {}
-    assert finish(folder, PATH) == 0
+    assert ended(other) == 0
     assert outcomes(folder) == outcomes(whole)
 
 
+@pytest.mark.long
 def test_a_path_ends_where_a_training_diverges(place: Path) -> None:
     folder = place / "diverged"
     assert finish(folder, PATH.replace("path.epochs=1", "path.epochs=1 path.lr=1e30")) == 1
@@ -93,7 +95,7 @@ def test_a_path_ends_where_a_training_diverges(place: Path) -> None:
 
 def test_budgets_that_cannot_be_met_are_refused_before_the_root_is_trained(place: Path) -> None:
     folder = place / "refused"
-    arguments = "-m path=budget pruning=energy budget=0.5,0.0001 hardware=fused_7nm_int8 trainer.epochs=1"
+    arguments = "-m path=budget pruning=energy budget=0.5,0.0001 lambda=1 hardware=fused_7nm_int8 trainer.epochs=1"
     assert finish(folder, arguments) == 2
     assert "the budget is 0.0001 of the dense energy" in output(folder)
     assert by_lambda(folder) == {}

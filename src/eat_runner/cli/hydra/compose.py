@@ -90,7 +90,8 @@ def no_key(key: str) -> str:
     # of keys that end alike, the first: root keys, then the groups
     anywhere = {known.rpartition(".")[2]: known for known in reversed([*top, *types])}
     meant = inside or anywhere
-    if close := get_close_matches(leaf, meant, n=1):
+    begun = [known for known in meant if len(leaf) > 3 and known.startswith(leaf)]
+    if close := begun or get_close_matches(leaf, meant, n=1):
         return f"{key} is no key: did you mean {meant[close[0]]}?"
     return f"{key} is no key: choose among {', '.join(inside.values() or top)}"
 
