@@ -359,7 +359,7 @@ def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: 
         folder.mkdir()
         if status:
             RunFolder(folder).write_record(RunRecord(run_id=folder.name, status=status))
-    assert jobs.exit_code(folders) == code
+    assert jobs.exit_code(dict.fromkeys(folders, ExperimentConfig())) == code
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running"])

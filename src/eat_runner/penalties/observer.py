@@ -23,7 +23,7 @@ from eat_runner.errors import UserError, one_line
 from eat_runner.penalties import build_surrogate
 from eat_runner.penalties.base import InBackward, Penalty
 from eat_runner.penalties.in_backward import Addition, Kept, Values, penalise
-from eat_runner.penalties.weighting import build_weighting, numbered
+from eat_runner.penalties.weighting import LayerMean, build_weighting, numbered
 from eat_runner.taps import Call, looking, overwritten_calls, refuse_opaque, tap, tensors_in, writes
 
 NOT_TAKEN = torch.zeros(())  # the sum of an activation that nobody has asked for yet
@@ -117,6 +117,7 @@ class Observer(Penalty):
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         modes = [(module, module.training) for module in self.model.modules()]
         devices = [example.device] if example.is_cuda else []
+        weighting, self.weighting = self.weighting, LayerMean()  # another may need a look first
         numbers = random.getstate(), np.random.get_state()
         try:
             with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices), self:
@@ -126,6 +127,7 @@ class Observer(Penalty):
                 if loss.requires_grad:
                     self.backward(loss, 1.0, len(example), value=False)
         finally:
+            self.weighting = weighting
             random.setstate(numbers[0])
             np.random.set_state(numbers[1])
             for p, gradient in gradients:
