@@ -370,14 +370,14 @@ def test_a_run_that_another_process_repeats_is_running(status: str, tmp_path: Pa
     with claim(tmp_path) as mine:
         assert mine
         assert jobs.status(folder) == "running"
-        assert jobs.exit_code([tmp_path]) == 0
+        assert jobs.exit_code({tmp_path: ExperimentConfig()}) == 0
     assert jobs.status(folder) == status
 
 
 def test_a_copied_folder_is_not_taken_for_this_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).write_record(RunRecord(run_id="another\x1b[2J", status="finished"))
     with pytest.raises(UserError) as refused:
-        jobs.exit_code([tmp_path])
+        jobs.exit_code({tmp_path: ExperimentConfig()})
     line = f"{tmp_path}/record.json is the record of another run, another?[2J: delete it to do this one"
     assert str(refused.value) == line
 
