@@ -81,7 +81,7 @@ def listening(configs: Mapping[str, LoggerConfig], about: About) -> Generator[Lo
 
 def show(configs: Mapping[str, LoggerConfig], folder: Path, figures: Sequence[Path]) -> None:
     """Tell the loggers what was drawn of all runs in ``folder``."""
-    for name, config in configs.items():
+    for name, config in configs.items() if figures else ():
         try:
             LOGGERS[name].show(config, folder, figures)
         except Exception as error:
@@ -90,4 +90,4 @@ def show(configs: Mapping[str, LoggerConfig], folder: Path, figures: Sequence[Pa
 
 def _tell_failure(whose: str, name: str, error: Exception) -> None:
     reason = printable(one_line(f"{type(error).__name__}: {error}"))
-    Audience(sys.stderr).write(f"{whose}  loggers={name} failed and is left out from here on: {reason}\n")
+    Audience(sys.stderr).write(f"{whose}  loggers={name} failed, which takes nothing from the run: {reason}\n")

@@ -80,7 +80,7 @@ def results_of(record: RunRecord) -> dict[str, float]:
 
 
 def package(name: str, logger: str) -> Any:
-    """A module of the extra that is called like the logger, imported when somebody asks for it. UserError without it."""
+    """A module of the extra that is called like the logger, imported when asked for. UserError without it."""
     try:
         return import_module(name)
     except Exception as error:  # of versions that do not go together, an import can raise anything

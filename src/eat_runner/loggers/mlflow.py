@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from eat_runner.loggers.base import About, Logger, metrics_of, package, results_of
 from eat_runner.records import RunRecord
 from eat_runner.train.history import EpochRow
@@ -27,8 +29,7 @@ class Mlflow(Logger):
 
     def __init__(self, config: object, about: About):
         super().__init__(config, about)
-        self.client = _client(about.folder.path.parent)
-        self.run_id, has = _open(self.client, about.folder.path.parent, about.run_id)
+        self.client, self.run_id, has = _open(about.folder.path.parent, about.run_id)
         self._set_parameters(has)
         self.client.set_tag(self.run_id, "folder", str(about.folder.path.absolute()))
         self.epochs = {metric.step for metric in self.client.get_metric_history(self.run_id, LOGGED_WITH_A_ROW)}
@@ -67,38 +68,36 @@ class Mlflow(Logger):
 
     @classmethod
     def show(cls, config: object, folder: Path, figures: Sequence[Path]) -> None:
-        client = _client(folder)
-        run_id, _ = _open(client, folder, REPORT)
+        client, run_id, _ = _open(folder, REPORT)
         for path in figures:
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, "FINISHED")
 
 
-def _client(folder: Path) -> Any:
-    """folder: of the sweep, in results_dir."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent.absolute()}/mlflow.db"
-    return _mlflow().MlflowClient(uri)
+def _open(folder: Path, run_id: str) -> tuple[Any, str, dict[str, str]]:
+    """A client, MLflow's id of the run, which is made where it is not there, and the parameters that it has.
+
+    folder: of the sweep, in results_dir. One process at a time: two that make the same database spoil it.
+    """
+    results_dir, server = folder.parent.absolute(), os.environ.get("MLFLOW_TRACKING_URI")
+    with FileLock(results_dir / ".mlflow.lock"):
+        client = _mlflow().MlflowClient(server or f"sqlite:///{results_dir}/mlflow.db")
+        artifacts = None if server else (results_dir / "mlartifacts" / folder.name).as_uri()
+        experiment = _experiment(client, folder.name, artifacts)
+        found = client.search_runs([experiment], f"tags.{RUN_ID} = '{run_id}'", max_results=1)
+        if found:
+            client.update_run(found[0].info.run_id, "RUNNING")
+            return client, found[0].info.run_id, found[0].data.params
+        made = client.create_run(experiment, run_name=run_id, tags={RUN_ID: run_id})
+        return client, made.info.run_id, {}
 
 
-def _open(client: Any, folder: Path, run_id: str) -> tuple[str, dict[str, str]]:
-    """MLflow's id of the run, which is made where it is not there, and the parameters that it has."""
-    experiment = _experiment(client, folder)
-    found = client.search_runs([experiment], f"tags.{RUN_ID} = '{run_id}'", max_results=1)
-    if found:
-        client.update_run(found[0].info.run_id, "RUNNING")
-        return found[0].info.run_id, found[0].data.params
-    return client.create_run(experiment, run_name=run_id, tags={RUN_ID: run_id}).info.run_id, {}
-
-
-def _experiment(client: Any, folder: Path) -> str:
-    """The id of the sweep's experiment, which is made where it is not there."""
-    artifacts = None
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        artifacts = (folder.parent / "mlartifacts" / folder.name).absolute().as_uri()
-    with suppress(_mlflow().MlflowException):  # another process was faster
-        if client.get_experiment_by_name(folder.name) is None:
-            client.create_experiment(folder.name, artifact_location=artifacts)
-    return client.get_experiment_by_name(folder.name).experiment_id
+def _experiment(client: Any, name: str, artifacts: str | None) -> str:
+    """The id of the sweep's experiment, which is made where it is not there. artifacts: where its files go."""
+    with suppress(_mlflow().MlflowException):  # somebody else's process was faster, on a server
+        if client.get_experiment_by_name(name) is None:
+            return client.create_experiment(name, artifact_location=artifacts)
+    return client.get_experiment_by_name(name).experiment_id
 
 
 def _mlflow() -> Any:
