@@ -22,6 +22,13 @@ RUN_ID = "run_id"  # the tag by which a run is found again
 REPORT = "report"  # in place of a run id: the figures of all runs
 LOGGED_WITH_A_ROW = "history/seconds"
 AT_ONCE = 100  # parameters, the most that a server takes
+# unless somebody wants it otherwise: MLflow's makers are told nothing, nor anybody that there is a database now, and a
+# server that does not answer costs seconds, not minutes
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
 
 
 class Mlflow(Logger):
@@ -101,9 +108,8 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
 
 
 def _mlflow() -> Any:
-    # set before the import: no use is reported to MLflow's makers, and no database is announced on stderr
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     return package("mlflow", "mlflow")
 
 
