@@ -1,5 +1,6 @@
-# `make` alone lists the targets. PYTHON is the interpreter (3.11 or later) that .venv is made from.
+# `make` alone lists the targets. PYTHON is the interpreter (3.11 or later) that .venv is made from, EXTRAS what it gets.
 PYTHON ?= $(shell command -v python3 || command -v python)
+EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -50,11 +51,11 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12")'
 	@if command -v uv >/dev/null; then \
 		{ test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" $(VENV); } && \
-		uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'; \
+		uv pip install --compile-bytecode --python $(BIN)/python --editable '.[$(EXTRAS)]'; \
 	else \
 		{ test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } && \
 		if $(BIN)/python -m pip install --quiet uv; \
-		then $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'; \
-		else $(BIN)/python -m pip install --editable '.[dev]'; fi; \
+		then $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[$(EXTRAS)]'; \
+		else $(BIN)/python -m pip install --editable '.[$(EXTRAS)]'; fi; \
 	fi
 	@touch $@

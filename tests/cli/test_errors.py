@@ -276,8 +276,13 @@ BAD: dict[str, str] = {
     "hardware=fused_45nm_int8",
     "bits=8 hardware=eyeriss_65nm": "hardware eyeriss_65nm has no price for layers of 8-bit weights: choose one of 16 "
     "bits, or add hardware.mac_pj_by_bits.8",
-    "loggers=[csv,wandb]": "loggers=wandb is unknown: choose one of csv, progress",
-    "loggers=tensorbord": "loggers=tensorbord is unknown: choose one of csv, progress",
+    "loggers=[csv,comet]": "loggers=comet is unknown: choose one of csv, mlflow, progress, tensorboard, wandb",
+    "loggers=tensorbord": "loggers=tensorbord is unknown: did you mean loggers=tensorboard? All: csv, mlflow, "
+    "progress, tensorboard, wandb",
+    "loggers=[csv,wandb] loggers.wandb.mode=of": "loggers.wandb.mode=of is unknown: choose one of offline, online",
+    "loggers=[csv,wandb] loggers.wandb.project=": "loggers.wandb.project is empty: give the project a name",
+    "loggers.wandb.mode=online": "loggers.wandb.mode: wandb is not among the loggers: add it to the list, "
+    "loggers=[csv,progress,wandb]",
     "loggers=null": "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty",
     "~loggers": "~loggers: keys cannot be removed, so leave it out",
     "penalty=none penalty.sigma=1": "penalty.sigma is no key of the penalty that is chosen: leave it out, or choose "

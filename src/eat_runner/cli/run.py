@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eat_runner.claims import report_lock
 from eat_runner.cli.errors import one_line, tell
 from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra.callbacks import BeforeJobs, Identity, prepare_all
@@ -75,7 +76,7 @@ def collate(configs: list[ExperimentConfig]) -> bool:
     """
     if not configs:
         return True
-    from eat_runner import report
+    from eat_runner import loggers, report
 
     reports: dict[tuple[Path, str, str], list[ExperimentConfig]] = {}  # by folder, prices, selection
     for config in configs:
@@ -88,6 +89,8 @@ def collate(configs: list[ExperimentConfig]) -> bool:
             written = report.write_report(folder, hardware, selection, by=by, axes=axes)
             with suppress(OSError):  # who reads our output has gone, which takes nothing from the runs
                 report.show(written)
+            with report_lock(folder):
+                loggers.show(ours[0].loggers, folder, [path for path in written.paths if path.suffix == ".png"])
     except (UserError, OSError) as error:
         tell(f"{PROGRAM}: no report: {one_line(error)}")
         return False

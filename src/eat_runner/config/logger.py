@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from eat_runner.config.checks import one_of
+from eat_runner.errors import UserError
+
+WANDB_MODES = ("offline", "online")
+
 
 @dataclass(kw_only=True, slots=True)
 class LoggerConfig:
@@ -11,9 +16,22 @@ class LoggerConfig:
         """Raise UserError where a value is out of range."""
 
 
+@dataclass(kw_only=True, slots=True)
+class WandbConfig(LoggerConfig):
+    """mode: offline keeps everything in the run's folder. project: there, on the server."""
+
+    mode: str = "offline"
+    project: str = "eat-runner"
+
+    def check(self) -> None:
+        one_of("loggers.wandb.mode", self.mode, WANDB_MODES)
+        if not self.project:
+            raise UserError("loggers.wandb.project is empty: give the project a name")
+
+
 def default_loggers() -> dict[str, LoggerConfig]:
     return {"csv": LoggerConfig(), "progress": LoggerConfig()}
 
 
 # by logger, for those with knobs of their own
-SCHEMAS: dict[str, type[LoggerConfig]] = {}
+SCHEMAS: dict[str, type[LoggerConfig]] = {"wandb": WandbConfig}

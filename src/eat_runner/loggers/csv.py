@@ -9,6 +9,8 @@ from eat_runner.train.history import EpochRow
 class Csv(Logger):
     """Writes the whole file anew for every row: a reader sees all of a row or none of it."""
 
+    tries_again = True
+
     def __init__(self, config: object, about: About):
         super().__init__(config, about)
         self.rows = list(about.history)

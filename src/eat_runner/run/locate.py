@@ -51,8 +51,9 @@ def locate(config: ExperimentConfig) -> Job:
     one_of("penalty.name", config.penalty.name, PENALTIES)
     one_of("schedule.name", config.schedule.name, SCHEDULES)
     one_of("penalty.weighting", config.penalty.weighting, WEIGHTINGS)
-    for name in config.loggers:
+    for name, logger in config.loggers.items():
         one_of("loggers", name, LOGGERS)
+        LOGGERS[name].check(logger)
     for name in config.chosen_methods:
         one_of("the config group", name, METHODS)
     device = _device(config.device)
