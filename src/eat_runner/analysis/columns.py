@@ -14,7 +14,7 @@ from eat_runner.config.groups import GROUPS
 from eat_runner.config.identity import BUDGETS, BY_BITS, NOT_PRICES, digest, is_plain_baseline
 from eat_runner.config.method import NONE
 from eat_runner.config.root import is_penalised
-from eat_runner.energy.rules.base import PJ_PER_UJ, EnergyReport
+from eat_runner.energy.rules.base import EnergyReport
 from eat_runner.errors import printable
 from eat_runner.records import RunRecord, Scalar
 
@@ -160,20 +160,6 @@ def _trained_for(facts: Facts) -> str:
 
 def _of(report: EnergyReport | None, name: str) -> float | None:
     return None if report is None else getattr(report, name)
-
-
-def _energy(report: EnergyReport | None) -> float | None:
-    """Per image, in uJ; in millions of multiply-accumulates where prices are relative to one."""
-    if report is None or report.energy_uj_per_image is not None:
-        return _of(report, "energy_uj_per_image")
-    return sum(layer.energy_pj for layer in report.layers) / PJ_PER_UJ
-
-
-def _dense(report: EnergyReport | None) -> float | None:
-    """``_energy`` without zero-skipping."""
-    if report is None or report.dense_uj_per_image is not None:
-        return _of(report, "dense_uj_per_image")
-    return sum(layer.dense_pj for layer in report.layers) / PJ_PER_UJ
 
 
 def _on_chip(report: EnergyReport | None) -> float | None:
@@ -392,9 +378,9 @@ COLUMNS = (
     Column(key="network", written=False),
     Column(key="common", kind=OBJECT, written=False),
     Column(key="knobs", kind=OBJECT, written=False, read=knobs),
-    Column(key="energy", kind=REAL, written=False, read=lambda f: _energy(f.test)),
-    Column(key="energy_validation", kind=REAL, written=False, read=lambda f: _energy(f.validation)),
-    Column(key="dense", kind=REAL, written=False, read=lambda f: _dense(f.test)),
+    Column(key="energy", kind=REAL, written=False, read=lambda f: _of(f.test, "cost")),
+    Column(key="energy_validation", kind=REAL, written=False, read=lambda f: _of(f.validation, "cost")),
+    Column(key="dense", kind=REAL, written=False, read=lambda f: _of(f.test, "dense_cost")),
     Column(key="corners", kind=OBJECT, written=False, read=_at_corners),
 )
 # what a setting is beside the reference run, where networks share a front

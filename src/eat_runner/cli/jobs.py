@@ -6,12 +6,16 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eat_runner.claims import claim
 from eat_runner.cli.errors import one_line, tell
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
 from eat_runner.records import FINAL, RunFolder, RunRecord
+
+if TYPE_CHECKING:
+    from eat_runner.run.stages import EndsEarly
 
 PROGRAM = "eat-run"
 LOOKS, SECONDS_TO_LOOK_AGAIN = 3, 0.2  # at runs that somebody has, perhaps only to ask for their status
@@ -24,20 +28,21 @@ def forget_failures() -> None:
     _failed.clear()
 
 
-def run_job(job: ExperimentConfig) -> str:
-    """Run it, say so if it fails, in whatever way, and stop then if that is wanted; its status."""
+def run_job(job: ExperimentConfig, program: str = PROGRAM, **watched: "EndsEarly") -> str:
+    """Run it, say so if it fails, in whatever way, and stop then if that is wanted; its status. watched: ``ends_early``
+    of a search (run/execute.py)."""
     from eat_runner import run as experiment
 
     if any(failed.on_error == "stop" for failed in _failed):  # a worker that is not ended yet
         sys.exit(RUN_FAILED)
     try:
-        record = experiment.run(job)
+        record = experiment.run(job, **watched)
     except Exception as error:  # before the run had a folder for its record
         name = f"lambda={job.lambda_:g} seed={job.seed}"
         record = RunRecord(run_id=name, status="failed", reason=_with_place(error))
     if record.status == "failed":
         _failed.append(job)
-        tell(f"{PROGRAM}: run {record.run_id} failed: {record.reason}")
+        tell(f"{program}: run {record.run_id} failed: {record.reason}")
         if job.on_error == "stop":
             sys.exit(RUN_FAILED)
     return record.status

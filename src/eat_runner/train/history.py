@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class EpochRow:
     """One row of history.csv. Training figures are means over the epoch's (augmented) batches, ``penalty`` over every
     twentieth; validation figures are None where there was no evaluation. energy_ratio: ``published``, on the validation
-    split. seconds: of training."""
+    split. energy: of an image of that split on the run's hardware, as its methods have foreseen it, in uJ, or in
+    millions of multiply-accumulates where prices are relative (EnergyReport.cost). seconds: of training."""
 
     epoch: int
     lr: float
@@ -20,6 +21,7 @@ class EpochRow:
     validation_accuracy: float | None = None
     firing_rate: float | None = None
     energy_ratio: float | None = None
+    energy: float | None = None
     seconds: float = 0.0
 
     def __str__(self) -> str:

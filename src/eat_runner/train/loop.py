@@ -314,6 +314,9 @@ class Trainer:
         if meter.batch_size == PUBLISHED.batch_size and meter.threshold == PUBLISHED.threshold:
             with suppress(UserError):  # of a network that its simulator has never seen
                 row = replace(row, energy_ratio=estimate(found.counts, PUBLISHED, VALIDATION).ratio)
+        with suppress(UserError):  # a parent's network may have what this hardware has no price for
+            behind_methods = foreseen(self.methods.values(), found.counts)
+            row = replace(row, energy=estimate(behind_methods, self.config.hardware, VALIDATION).cost)
         return row
 
     def _look_for_who_wants_it(self, progress: Progress | None) -> None:

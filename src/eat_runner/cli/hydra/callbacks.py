@@ -45,11 +45,11 @@ class BeforeJobs(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         BeforeJobs.on_cluster = False
-        _or_refuse(lambda: self.accept(_agreeing([_checked(config)])))
+        _or_refuse(lambda: self.accept(agreeing([_checked(config)])))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         BeforeJobs.on_cluster = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
-        _or_refuse(lambda: self.accept(_agreeing([_checked(job, whose) for whose, job in jobs(config)])))
+        _or_refuse(lambda: self.accept(agreeing([_checked(job, whose) for whose, job in jobs(config)])))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra keeps every job's answer until the sweep ends, each with two configurations that nobody asks for."""
@@ -165,14 +165,14 @@ def _check_writable(folder: Path) -> None:
 def _checked(config: DictConfig, whose: str = "") -> ExperimentConfig:
     """whose: what a message names, where it is one of several."""
     try:
-        return _in_range(to_experiment(without_hydra(config)))
+        return in_range(to_experiment(without_hydra(config)))
     except UserError as error:
         if not whose:
             raise
         raise UserError(f"{whose}: {error}") from error
 
 
-def _in_range(experiment: ExperimentConfig) -> ExperimentConfig:
+def in_range(experiment: ExperimentConfig) -> ExperimentConfig:
     experiment.check()
     for point, _ in points(experiment, ""):
         point.check()
@@ -186,7 +186,7 @@ def _in_range(experiment: ExperimentConfig) -> ExperimentConfig:
     return experiment
 
 
-def _agreeing(configs: list[ExperimentConfig]) -> list[ExperimentConfig]:
+def agreeing(configs: list[ExperimentConfig]) -> list[ExperimentConfig]:
     """The jobs of a command. UserError for the keys of a method that none of them has; where some have it, the others
     are what these are compared with."""
     for group, default in default_methods().items():

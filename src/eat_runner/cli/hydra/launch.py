@@ -38,7 +38,7 @@ def run_hydra(arguments: Sequence[str], accept: Callable[[list[ExperimentConfig]
     register()
     BeforeJobs.accept = staticmethod(accept)
     run = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name=CONFIG_NAME)(task)
-    with _errors_from_hydra(), no_foreign_code(), _arguments(as_hydra_reads(arguments)):
+    with errors_from_hydra(), no_foreign_code(), _arguments(as_hydra_reads(arguments)):
         run()
 
 
@@ -91,7 +91,7 @@ def _arguments(arguments: Sequence[str]) -> Generator[None]:
 
 
 @contextmanager
-def _errors_from_hydra() -> Generator[None]:
+def errors_from_hydra() -> Generator[None]:
     """Inside, Hydra raises instead of printing; what leaves is a UserError where it is a person's mistake."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -71,6 +71,20 @@ class EnergyReport:
     peak_activation_bytes: float | None = None
     weights_on_chip: bool | None = None
 
+    @property
+    def cost(self) -> float:
+        """Energy per image in uJ; in millions of multiply-accumulates where prices are relative to one."""
+        if self.energy_uj_per_image is not None:
+            return self.energy_uj_per_image
+        return sum(layer.energy_pj for layer in self.layers) / PJ_PER_UJ
+
+    @property
+    def dense_cost(self) -> float:
+        """``cost`` without zero-skipping."""
+        if self.dense_uj_per_image is not None:
+            return self.dense_uj_per_image
+        return sum(layer.dense_pj for layer in self.layers) / PJ_PER_UJ
+
     def summary(self) -> dict[str, float | None]:
         """The numbers without the layers: ratio, floor and energies per image."""
         return {
