@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,15 @@ SMALL = (
 )
 
 
-def eat_run(folder: Path, arguments: str, before: Callable[[], None] | None = None) -> ForkServerProcess:
+def eat_run(
+    folder: Path, arguments: str, before: Callable[[], None] | None = None, program: str = "run"
+) -> ForkServerProcess:
     """Start ``eat-run ARGUMENTS`` in ``folder``, the store of its data beside it; output goes to ``output.txt`` there.
 
-    before: called in the new process first.
+    before: called in the new process first. program: another command of cli/.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    process = SERVER.Process(target=_eat_run, args=(folder, arguments.split(), before))
+    process = SERVER.Process(target=_command, args=(folder, arguments.split(), before, program))
     process.start()
     return process
 
@@ -56,17 +59,15 @@ def command_line(folder: Path, arguments: Sequence[str]) -> list[str]:
     return [*arguments, *common, f"data_dir={folder.parent / 'data'}"]
 
 
-def _eat_run(folder: Path, arguments: list[str], before: Callable[[], None] | None) -> None:
+def _command(folder: Path, arguments: list[str], before: Callable[[], None] | None, program: str) -> None:
     os.chdir(folder)
     output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     if before is not None:
         before()
-    from eat_runner.cli.run import main
-
-    sys.argv = ["eat-run", *command_line(folder, arguments)]
-    main()
+    sys.argv = [f"eat-{program}", *command_line(folder, arguments)]
+    import_module(f"eat_runner.cli.{program}").main()
 
 
 def finish(folder: Path, arguments: str, before: Callable[[], None] | None = None) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from eat_runner.search.study import Search, Turn
 
 PROGRAM = "eat-search"
+FAILED = "failed"
 TRIALS = 50
 # what all trials share: they would compare different things, or leave their folder
 SHARED = frozenset(
@@ -102,13 +103,13 @@ def command(arguments: Sequence[str]) -> int:
     search, before = open_search(asked, first, points), time.monotonic()
     if seeds := search.take_in():
         tell(f"{PROGRAM}: the study begins with {seeds} finished runs of {search.folder}")
-    collated = False
+    collated, statuses = False, set[str]()
     try:
         for turn in search.turns():
-            run_turn(search, turn, points, asked.stop_early, before)
+            statuses.add(run_turn(search, turn, points, asked.stop_early, before))
     finally:
         collated = collate(configs) and tell_outcome(search)
-    return RUN_FAILED if not collated or has_failed(search) else 0
+    return RUN_FAILED if not collated or FAILED in statuses or has_failed(search) else 0
 
 
 def read(arguments: Sequence[str]) -> Asked:
@@ -197,31 +198,32 @@ def open_search(asked: Asked, first: ExperimentConfig, points: Points) -> "Searc
     )
 
 
-def run_turn(search: "Search", turn: "Turn", points: Points, stop_early: bool, started: float) -> None:
-    """Train it, or go on, and write its outcome into the study. started: when this process began, by the clock of
-    time.monotonic."""
+def run_turn(search: "Search", turn: "Turn", points: Points, stop_early: bool, started: float) -> str:
+    """Train it, or go on, and write its outcome into the study; its status. started: when this process began, by the
+    clock of time.monotonic."""
     from eat_runner.progress import duration
 
     name = f"{PROGRAM}: trial {turn.number} of {search.trials}"
     tell(f"{name}: {with_paths(' '.join(f'{key}={text}' for key, text in turn.point.items()))}")
     config = points(turn.point)
     watched = {"ends_early": search.hopeless(config.trainer.epochs)} if stop_early else {}
-    run_job(config, PROGRAM, **watched)
+    status = run_job(config, PROGRAM, **watched)
     try:
         row = search.tell(turn)
     except UserError as error:
         search.tried.add(turn.run_id)
         tell(f"{name}: {one_line(error)}")
-        return
-    if row["status"] != "finished":
-        tell(f"{name}: {row['status']}{row['reason'] and ': '}{row['reason']}")
-        return
+        return FAILED
+    if status != "finished":
+        tell(f"{name}: {status}{row['reason'] and ': '}{row['reason']}")
+        return status
     unit = "million MACs" if search.hardware.relative else "uJ"
     left = search.seconds_left(time.monotonic() - started)
     tell(
         f"{name}: accuracy {row['accuracy_validation']:.4f}, {row['energy_validation']:.4g} {unit} on the validation "
         f"split; {duration(left)} left"
     )
+    return status
 
 
 def tell_outcome(search: "Search") -> bool:
@@ -250,7 +252,7 @@ def has_failed(search: "Search") -> bool:
     own = search.own_trials()
     left = [trial.user_attrs[RUN]["run_id"] for trial in own if trial.state == TrialState.RUNNING]
     refused = any(trial.state == TrialState.FAIL for trial in own)
-    return refused or any(search.row(run)["status"] == "failed" for run in left)
+    return refused or any(search.row(run)["status"] == FAILED for run in left)
 
 
 def plan(asked: Asked, configs: Sequence[ExperimentConfig], points: Points) -> int:

@@ -28,9 +28,10 @@ Trials = list[dict[str, Scalar]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """trials: rows of search.csv. volumes: the hypervolume of the first, the first two, … of them. worst: energy per image of the point that hypervolume is taken against: what the
-    costliest network among the trials needs without zero-skipping; accuracy is 0 there. unit: of energies.
-    importance: by key, together 1; empty where too few trials are finished."""
+    """trials: rows of search.csv. volumes: the hypervolume of the first, the first two, … of them. worst: energy per
+    image of the point that it is taken against: what the costliest network among the trials needs without
+    zero-skipping; accuracy is 0 there. unit: of energies. importance: by key, together 1; empty where too few trials
+    are finished."""
 
     trials: Trials
     volumes: list[float]
@@ -76,8 +77,9 @@ def outcome(search: Search) -> Outcome:
         values: list[float] | None = trial.values if trial.state == TrialState.COMPLETE else None
         points.append((values[0], values[1]) if values else (0.0, math.inf))
         rows.append(
-            {"trial": None if seeded else own, "seeded": int(seeded), "status": status, **run["point"]}
-            | {ACCURACY: values and values[0], energy: values and values[1], "dense": row["dense"]}
+            {"trial": None if seeded else own, "seeded": int(seeded), "status": status}
+            | {key: run["point"].get(key) for key in search.space}
+            | {ACCURACY: values[0] if values else None, energy: values[1] if values else None, "dense": row["dense"]}
             | {VOLUME: None, "run_id": run["run_id"], "reason": row["reason"]}
         )
     volumes = [_share(points[:number], worst) for number in range(1, len(points) + 1)] if worst > 0 else []

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
+from eat_runner.config.method import NONE
 from eat_runner.errors import UserError
 
 Dimension = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -52,7 +53,7 @@ def described(dimension: Dimension) -> str:
 
 def corners(space: Space) -> list[Point]:
     """Points that have each bound and each choice of the space at least once: the first of all, then the others, one
-    at a time, then the last of all."""
+    at a time, then the last of all. ``none`` is a group's last choice: beside it the group's keys mean nothing."""
     ends = {key: _ends(dimension) for key, dimension in space.items()}
     first = {key: values[0] for key, values in ends.items()}
     others = [first | {key: value} for key, values in ends.items() for value in values[1:]]
@@ -61,14 +62,26 @@ def corners(space: Space) -> list[Point]:
 
 def _ends(dimension: Dimension) -> list[str]:
     if isinstance(dimension, CategoricalDistribution):
-        return [str(choice) for choice in dimension.choices]
+        return sorted(map(str, dimension.choices), key=lambda choice: choice == NONE)
     return [repr(dimension.low), repr(dimension.high)]
+
+
+def _matters(key: str, point: Mapping[str, Any]) -> bool:
+    """Whether a key has a part in the point: those of a group of which ``none`` is chosen have not."""
+    group, dot, _ = key.partition(".")
+    return not dot or point.get(group) != NONE
+
+
+def _groups_first(space: Space) -> list[tuple[str, Dimension]]:
+    return sorted(space.items(), key=lambda item: "." in item[0])
 
 
 def suggested(trial: Trial, space: Space) -> Point:
     """What the study's sampler suggests; numbers have DIGITS digits and stay in their range."""
     point: Point = {}
-    for key, dimension in space.items():
+    for key, dimension in _groups_first(space):
+        if not _matters(key, point):
+            continue
         if isinstance(dimension, CategoricalDistribution):
             point[key] = str(trial.suggest_categorical(key, dimension.choices))
         elif isinstance(dimension, IntDistribution):
@@ -82,13 +95,14 @@ def suggested(trial: Trial, space: Space) -> Point:
 def where(config: Mapping[str, Any], space: Space, unrecorded: Iterable[str]) -> list[dict[str, Any]]:
     """The parameters that a run may have had in the space, by its configuration as its record has it; none where a
     value lies outside. unrecorded: keys that a configuration does not hold, of which any choice is possible."""
-    options: list[list[Any]] = []
+    recorded = {key: _value(config, key) for key in space if key not in unrecorded}
+    options: dict[str, Sequence[Any]] = {}
     for key, dimension in space.items():
-        if key in unrecorded and isinstance(dimension, CategoricalDistribution):
-            options.append(list(dimension.choices))
-        else:
-            options.append(_within(dimension, _value(config, key)))
-    return [dict(zip(space, values, strict=True)) for values in product(*options)]
+        if key in recorded and _matters(key, recorded):
+            options[key] = _within(dimension, recorded[key])
+        elif key not in recorded and isinstance(dimension, CategoricalDistribution):
+            options[key] = dimension.choices
+    return [dict(zip(options, values, strict=True)) for values in product(*options.values())]
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
@@ -130,7 +144,9 @@ def grid(space: Space, trials: int) -> list[dict[str, Any]]:
             if levels[key] < most[key] and math.prod(more.values()) <= trials:
                 levels, grown = more, True
     values = [_levels(dimension, levels[key]) for key, dimension in space.items()]
-    return [dict(zip(space, found, strict=True)) for found in product(*values)]
+    points = [dict(zip(space, found, strict=True)) for found in product(*values)]
+    used = [{key: value for key, value in point.items() if _matters(key, point)} for point in points]
+    return [point for place, point in enumerate(used) if point not in used[:place]]
 
 
 def _size(dimension: Dimension) -> float:

@@ -179,7 +179,7 @@ class Search:
                 if self.identify(point) == record.run_id:
                     trial = optuna.create_trial(
                         params=params,
-                        distributions=dict(self.space),
+                        distributions={key: self.space[key] for key in params},
                         values=_objectives(read_row(folder, self.hardware)),
                         user_attrs={RUN: {"run_id": record.run_id, "point": point}, SEEDED: True},
                     )
