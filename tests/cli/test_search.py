@@ -56,7 +56,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         ("", "there is nothing to search: write a range, such as 'lambda=log(0.1,10)', or a list, key=a,b"),
         ("lambda=log(1,0.1)", "lambda=log(1,0.1): 1 is not below 0.1: write log(LOW,HIGH)"),
         ("lambda=0,1 lambda=3", "lambda=0,1 and lambda=3: lambda is given twice: leave one out"),
-        ("lamda=log(0.1,10)", "lamda=0.1: lamda is no key: did you mean lambda?"),
+        ("lamda=log(0.1,10)", "lamda is no key: did you mean lambda?"),
         ("model.width=uniform(4,8)", "model.width=4.0 is of the wrong type: model.width is a whole number"),
         ("model.width=int(0,8)", "model.width=0 is out of range: it must be between 1 and 1024"),
         ("trials=0 lambda=0,1", "trials=0: write a whole number from 1 on"),
@@ -144,7 +144,8 @@ def test_finished_runs_of_a_sweep_begin_the_study(tmp_path):
     assert ended(eat_run(folder, f"-m {sweep}")) == 0
     assert finish(folder, f"{TINY} trials=1") == 0, output(folder)
     assert "the study begins with 1 finished runs of results/default" in output(folder)
-    assert [(row["seeded"], row["lambda"], row["model.width"]) for row in table(folder)][0] == ("1", "0.5", "4")
+    first = table(folder)[0]
+    assert (first["seeded"], first["trial"], first["lambda"], first["model.width"]) == ("1", "", "0.5", "4")
     assert len(run_folders(folder)) == 3
 
 

@@ -7,6 +7,7 @@ hour. Everything else is SLURM's own.
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -244,6 +245,33 @@ def test_killed_preempted_and_timed_out_jobs(cluster: Environment, tmp_path: Pat
     assert (results(folder) / "summary.csv").read_text().count("finished") == 3
     assert finish(tmp_path / "here", sweep) == 0
     assert outcomes(folder) == outcomes(tmp_path / "here")
+
+
+def test_an_array_of_workers_searches_as_docs_search_md_says(cluster: Environment, tmp_path: Path) -> None:
+    """Three workers of one array; one is stopped as at its time limit, and the same array once more goes on."""
+    pytest.importorskip("optuna", reason="the extra search is not installed")
+    folder = tmp_path / "search"
+    folder.mkdir()
+    line = "trials=6 sampler=random lambda=log(0.1,10) model.width=4,6 hardware=fused_7nm_int8 trainer.epochs=12"
+    words = [sys.executable, "-m", "eat_runner.cli.search", *command_line(folder, line.split())]
+    array = ["sbatch", "--parsable", "--array=1-3", "-c", "1", "-D", str(folder), "--wrap", "exec " + shlex.join(words)]
+
+    def study() -> list[str]:
+        journal = results(folder) / "search.journal"
+        return re.findall(r'"run_id": ?"([^"]+)"', journal.read_text()) if journal.exists() else []
+
+    first = slurm(cluster, *array).strip()
+    wait(lambda: list(results(folder).glob("*/checkpoint.pt")), "a trial trains")
+    slurm(cluster, "scancel", "--full", "-s", "TERM", f"{first}_1")
+    wait(lambda: first not in slurm(cluster, "squeue", "-h", "-o", "%A"), "the array has ended")
+    second = slurm(cluster, *array).strip()
+    wait(lambda: second not in slurm(cluster, "squeue", "-h", "-o", "%A"), "the second array has ended")
+    said = "".join(path.read_text() for path in folder.glob("slurm-*.out"))
+    assert "eat-search: stopped: the same command continues" in said
+    assert "Traceback" not in said
+    assert len(study()) == len({*study()}) == 6, said
+    assert {run.path.name for run in run_folders(folder)} == {*study()}
+    assert all(run.is_final() for run in run_folders(folder)), said
 
 
 def test_who_waits_for_slurm_can_leave(cluster: Environment, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 LEAST_FINISHED = 10  # trials that say what may still happen
 FIRST_LOOK = 1 / 3  # of the epochs
+BEATEN_BY = 3  # finished trials: one of them may have been lucky on the validation split
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,17 @@ def why_hopeless(epoch: int, epochs: int, accuracy: float, energy: float, finish
     where it may, or where too little is known.
 
     The best that it may come to is the accuracy now, and the largest gain that any finished trial made from this epoch
-    on; and the energy now, times the smallest share that any finished trial kept of its own. Where a finished trial is
-    at least as accurate as that for at most the energy, it beats whatever comes. finished: of the same length.
+    on; and the energy now, times the smallest share that any finished trial kept of its own. Where BEATEN_BY finished
+    trials are at least as accurate as that for at most the energy, they beat what comes. finished: of the same length.
     """
     there = [seen for seen in finished if epoch in seen.accuracy and seen.energy.get(epoch, 0.0) > 0]
     if epoch < FIRST_LOOK * epochs or len(there) < LEAST_FINISHED:
         return None
     best = min(accuracy + max(seen.last[0] - seen.accuracy[epoch] for seen in there), 1.0)
     least = energy * min(seen.last[1] / seen.energy[epoch] for seen in there)
-    for seen in there:
-        if seen.last[0] >= best and seen.last[1] <= least:
-            return (
-                f"beaten after epoch {epoch}: it may come to accuracy {best:.3f} for {least:.3g}, a finished trial has "
-                f"{seen.last[0]:.3f} for {seen.last[1]:.3g}"
-            )
-    return None
+    better = sum(seen.last[0] >= best and seen.last[1] <= least for seen in there)
+    if better < BEATEN_BY:
+        return None
+    return (
+        f"after epoch {epoch} it may come to accuracy {best:.3f} for {least:.3g}: {better} finished trials are better"
+    )
