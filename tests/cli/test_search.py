@@ -105,16 +105,16 @@ def test_help_needs_neither_torch_nor_optuna():
 
 def test_a_search_is_ordinary_runs_and_repeats_nothing(tmp_path):
     folder = tmp_path / "here"
-    assert finish(folder, f"{TINY} trials=2 sampler=random") == 0, output(folder)
+    assert finish(folder, f"{TINY} trials=1 sampler=random") == 0, output(folder)
     runs = run_folders(folder)
-    assert len(runs) == 2
+    assert len(runs) == 1
     assert {trial.state.name for trial in trials(folder)} == {"COMPLETE"}
     before = {run.path.name: stamp(run.record) for run in runs}
-    # one more in all: the two that are there are not trained again
-    assert finish(folder, f"{TINY} trials=3 sampler=random") == 0, output(folder)
+    # one more in all: the one that is there is not trained again
+    assert finish(folder, f"{TINY} trials=2 sampler=random") == 0, output(folder)
     assert all(stamp(run.record) == before[run.path.name] for run in run_folders(folder) if run.path.name in before)
     rows = table(folder)
-    assert [row["trial"] for row in rows] == ["1", "2", "3"]
+    assert [row["trial"] for row in rows] == ["1", "2"]
     assert {row["run_id"] for row in rows} == {run.path.name for run in run_folders(folder)}
     for row in rows:
         record = json.loads((results(folder) / row["run_id"] / "record.json").read_text())
@@ -123,7 +123,7 @@ def test_a_search_is_ordinary_runs_and_repeats_nothing(tmp_path):
         assert float(row["energy_validation_uj"]) == pytest.approx(energy)
         assert float(row["lambda"]) == record["config"]["lambda"] == float(f"{record['config']['lambda']:.3g}")
     assert (results(folder) / "pareto.png").exists()
-    assert "search: 3 trials: 3 finished" in output(folder)
+    assert "search: 2 trials: 2 finished" in output(folder)
 
 
 @pytest.mark.long
@@ -194,13 +194,15 @@ def test_a_trial_that_is_ended_early_is_done_for_the_search_and_goes_on_by_hand(
 def test_four_processes_and_random_kills_lose_nothing_and_do_nothing_twice(tmp_path):
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
     print(f"KILL_SEED={seed}")
-    chance, folder, wanted = random.Random(seed), tmp_path / "here", 12
+    chance, folder, wanted = random.Random(seed), tmp_path / "here", 10
     command = f"{TINY} trials={wanted}"
     written, kills = {}, 0
-    for _ in range(3):
+    for _ in range(2):
         processes = [eat_search(folder, command) for _ in range(4)]
         for process in processes:
-            kills += kill_when(process, after(chance.uniform(0.5, 4.0))) == KILLED
+            file = chance.choice(["search.journal", "*/checkpoint.pt", "*/model.safetensors", "*/record.json", ""])
+            happens = appears(folder, f"results/default/{file}") if file else after(chance.uniform(0.0, 4.0))
+            kills += kill_when(process, happens) == KILLED
         for run in run_folders(folder) if results(folder).exists() else ():
             if run.is_final():
                 assert written.setdefault(run.path, stamp(run.record)) == stamp(run.record)
