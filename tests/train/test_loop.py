@@ -7,6 +7,8 @@ import torch
 
 from eat_runner import run
 from eat_runner.config import L0Config, ScheduleConfig, penalty
+from eat_runner.energy.estimate import estimate
+from eat_runner.energy.hardware import load_hardware
 from eat_runner.penalties.weighting import WEIGHTINGS, Weighting
 from eat_runner.train.checkpoint import pack, unpack
 from examples import MaskConfig
@@ -36,8 +38,19 @@ def test_a_row_is_whole_before_anybody_sees_it(small_config, evaluate_every):
     looked = [row.epoch for row in rows if row.validation_accuracy is not None]
     assert looked == {1: [1, 2, 3], 2: [2, 3], 5: [3]}[evaluate_every]
     for row in rows:
-        figures = (row.validation_loss, row.validation_accuracy, row.firing_rate, row.energy_ratio)
+        figures = (row.validation_loss, row.validation_accuracy, row.firing_rate, row.energy_ratio, row.energy)
         assert all(figure is not None for figure in figures) == (row.epoch in looked)
+
+
+def test_a_row_has_the_energy_of_the_run_s_hardware(small_config):
+    for name in ("fused_7nm", "eyeriss_65nm"):
+        hardware = load_hardware(name)
+        trainer = trainer_of(replace(small_config, hardware=hardware))
+        rows = train(trainer)
+        priced = estimate(trainer.validation.counts, hardware, "validation")
+        macs = sum(layer.energy_pj for layer in priced.layers) / 1e6
+        assert rows[-1].energy == (macs if hardware.relative else priced.energy_uj_per_image)
+        assert rows[0].energy not in (None, rows[-1].energy)
 
 
 def test_the_multiplier_scales_lambda_and_is_carried_by_the_state(small_config):
