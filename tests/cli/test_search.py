@@ -71,6 +71,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         ("recipe=st,foo", "recipe=foo is unknown: choose one of activations_100, "),
         ("experiment=demo model.width=4,8", "model.width=4: a search makes no sweep, and a file has one of its own "),
         ("dataset.validation=0 lambda=0,1", "dataset.validation=0: a search compares on the validation split, so "),
+        ("path=lambda model.width=4,8", "path: a trial is one network, not a path of them: leave path out, and "),
         ("lambda=interval(0,1)", "lambda=interval(0,1): a search takes log(LOW,HIGH), uniform(LOW,HIGH), int(LOW,"),
     ],
 )

@@ -39,6 +39,8 @@ SHARED = frozenset(
     "dataset hardware loggers seed name results_dir data_dir download device threads selection on_error plan".split()
 )
 
+NO_PATH = "path: a trial is one network, not a path of them: leave path out, and search its key instead"
+
 HELP = """\
 Searches for networks that are accurate and cost little: validation accuracy against energy on the chosen hardware.
 
@@ -96,6 +98,8 @@ def command(arguments: Sequence[str]) -> int:
     first = configs[0]
     if not first.dataset.validation:
         raise UserError("dataset.validation=0: a search compares on the validation split, so leave some for it")
+    if any(config.group("path").is_chosen for config in configs):
+        raise UserError(NO_PATH)
     if first.plan:
         return plan(asked, configs, points)
     begin(configs)
@@ -125,6 +129,8 @@ def read(arguments: Sequence[str]) -> Asked:
         key, equals, text = argument.partition("=")
         if argument.startswith("-") or key.startswith("hydra"):
             raise UserError(f"{argument} is no option of {PROGRAM}: start it several times to work in parallel")
+        if key.partition(".")[0] == "path":
+            raise UserError(NO_PATH)
         if not equals:
             raise UserError(f"{argument}: write key=value")
         if key in given:
