@@ -20,6 +20,7 @@ NAMED = frozenset({"dataset.name", "model.name", "model.arch", "model.width"})
 DESCRIBING = [column.key for column in COLUMNS if column.describes]
 # columns that tell settings apart in their names, beside lambda and knobs
 NAMING = ("sigma", "schedule", "penalty", "scope", "weighting", "trained_for")
+TOLD_ELSEWHERE = NAMED | {"data"}  # by columns of their own
 HOW_MUCH = "pruning.density"
 PRICES = "hardware."  # knobs of the hardware that a run was trained for
 MEASURES = [column.key for column in (*COLUMNS, *AGAINST_REFERENCE) if column.measure]
@@ -187,6 +188,28 @@ def _power(value: float) -> str:
 def knobs_of(runs: pd.DataFrame) -> list[str]:
     """The columns that are there because their values vary: what no list has."""
     return [key for key in runs.columns if "." in key or key in BUDGETS or key in method_groups()]
+
+
+def parameters(runs: pd.DataFrame) -> pd.DataFrame:
+    """A column for each parameter in which these runs differ, under the command line's name where it has one there;
+    None where a run has none."""
+    shared = [{key: value for key, value in common if key not in TOLD_ELSEWHERE} for common in runs["common"]]
+    keys = dict.fromkeys(key for values in shared for key in values)
+    columns = {key: [values.get(key) for values in shared] for key in keys}
+    columns = {key: runs[key].tolist() for key in DESCRIBING} | columns
+    columns |= {key: runs[key].tolist() for key in knobs_of(runs)}
+    return pd.DataFrame(
+        {
+            key: pd.Series([value if _is_told(value) else None for value in values], runs.index, "object")
+            for key, values in columns.items()
+            if len({str(value) for value in values if _is_told(value)} | {"" for v in values if not _is_told(v)}) > 1
+        },
+        runs.index,
+    )
+
+
+def _is_told(value: Any) -> bool:
+    return _says_something(value) and value is not pd.NA
 
 
 def over_seeds(values: pd.Series, by_setting: pd.Series) -> pd.Series:

@@ -88,6 +88,11 @@ class Front:
         """Least and largest number of seeds of a setting."""
         return int(self.settings["n"].min()), int(self.settings["n"].max())
 
+    def name_of(self, setting_id: str) -> str:
+        """A name that tells it from all others of the front: its line's, and what it is called there."""
+        line, point = self.settings.loc[setting_id, ["line", "point"]]
+        return str(line) if point == line else f"{line}, {point}"
+
     def runs_of(self, setting_id: str) -> pd.DataFrame:
         """A setting's runs, by seed."""
         return self.runs[self.runs["setting_id"] == setting_id]

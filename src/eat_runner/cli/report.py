@@ -5,9 +5,10 @@ exit code is 1 where a run failed.)
 """
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,18 +34,48 @@ def command(arguments: Sequence[str]) -> None:
     folders: list[Path] = options.folders
     if len(folders) > 1 and options.output is None and not options.select:
         raise UserError("several folders: add --output FOLDER to say where the report goes")
+    if not options.select and (options.max_uj is not None or options.min_accuracy is not None):
+        raise UserError("--max-uj and --min-accuracy choose a run to print: add --select")
     # matplotlib takes a second to import: --help and mistakes need not wait for it
     from eat_runner import report
 
     hardware = report.choose_hardware(folders, options.hardware)
+    if options.max_uj is not None or options.min_accuracy is not None:
+        choice = report.choose_run(folders, hardware, options.selection, options.max_uj, options.min_accuracy)
+        print(printable(f"{choice.told}, {hardware.name}", longest=None), file=sys.stderr)
+        _print_path(choice.folder)
+        return
     axes = report.choose_axes(hardware, options.by, options.x, options.y)
     if options.select:
         for path in report.selected_folders(folders, hardware, options.selection, options.by, axes):
-            # a program gets the path as it is, a terminal what it can show
-            shown = printable(path, longest=None) if sys.stdout.isatty() else path
-            sys.stdout.buffer.write(os.fsencode(shown) + b"\n")
+            _print_path(path)
         return
-    report.show(report.write_report(folders, hardware, options.selection, options.output, options.by, axes))
+    page_of = report.MOST_RUNS if options.html else 0
+    report.show(report.write_report(folders, hardware, options.selection, options.output, options.by, axes, page_of))
+
+
+def _print_path(path: str) -> None:
+    """A program gets the path as it is, a terminal what it can show."""
+    shown = printable(path, longest=None) if sys.stdout.isatty() else path
+    sys.stdout.buffer.write(os.fsencode(shown) + b"\n")
+
+
+def _energy(text: str) -> float:
+    return _number(text, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def _accuracy(text: str) -> float:
+    return _number(text, lambda value: 0 <= value <= 1, "a share between 0 and 1, as 0.95")
+
+
+def _number(text: str, fits: Callable[[float], bool], what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    return value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,7 +125,21 @@ def _parser() -> argparse.ArgumentParser:
         default="accuracy",
         help="accuracy on the test split, or on the validation split (default: %(default)s)",
     )
+    parser.add_argument("--html", action="store_true", help="also write report.html, one page that compares the runs")
     parser.add_argument("--select", action="store_true", help="print the path of the selected run, and nothing else")
+    parser.add_argument(
+        "--max-uj",
+        type=_energy,
+        metavar="UJ",
+        help="with --select: of the runs that need at most so much an image, the most accurate on validation",
+    )
+    parser.add_argument(
+        "--min-accuracy",
+        type=_accuracy,
+        metavar="SHARE",
+        help="with --select: of the runs with at least this validation accuracy (0.95), the one that needs least; with "
+        "--max-uj both hold",
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the report goes; default: FOLDER")
     return parser
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from eat_runner.analysis.choosing import Choice, choose
 from eat_runner.analysis.columns import X, Y
 from eat_runner.analysis.equal_accuracy import equal_accuracy
 from eat_runner.analysis.layers import LayerPanel, layer_panel
@@ -16,15 +17,28 @@ from eat_runner.analysis.rows import hardware_of
 from eat_runner.analysis.table import collate, is_priced, summary, to_csv
 from eat_runner.claims import REPORT_LOCK, report_lock
 from eat_runner.config.hardware import HardwareConfig
-from eat_runner.energy.hardware import load_hardware
+from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.errors import UserError, printable
 from eat_runner.records import RunFolder, write_atomically
 from eat_runner.report import plots
+from eat_runner.report.html import MOST_RUNS, PAGE, write_page
 from eat_runner.report.text import show
 from eat_runner.report.view import EQUAL_ACCURACY, LAYERS, PARETO, SUMMARY, Report, missing
 
-__all__ = ["Report", "choose_axes", "choose_hardware", "selected_folders", "show", "write_report"]
+__all__ = [
+    "MOST_RUNS",
+    "QUICK_PAGE",
+    "Choice",
+    "Report",
+    "choose_axes",
+    "choose_hardware",
+    "choose_run",
+    "selected_folders",
+    "show",
+    "write_report",
+]
 
+QUICK_PAGE = 100  # runs that a page which nobody asked for reads: a few seconds
 PARETO_PLOT, FIRING_PLOT, ENERGY_PLOT = "pareto", "layers_firing", "layers_energy"
 
 
@@ -35,11 +49,13 @@ def write_report(
     output: Path | None = None,
     by: str = "family",
     axes: Axes | None = None,
+    page_of: int = 0,
 ) -> Report:
     """Collate the runs in ``folders``, price them with ``hardware``, and write tables and figures into ``output``
     (the first folder if None). Several processes may do so at once: the last one to write has seen every run.
 
-    by: what a family is (columns.BY). axes: what its front compares.
+    by: what a family is (columns.BY). axes: what its front compares. page_of: for report.html, the folders of so many
+    runs are read again (html/data.py, ``page_data``); 0: it is only written where there is one.
     Raises UserError as ``table.collate`` does and where no run has what the axes ask for, OSError where ``output``
     cannot be written.
     """
@@ -56,6 +72,7 @@ def write_report(
         if by == "dataset":
             _compare_methods(report)
         report.paths += [*_write_tables(report, output), *_write_front(report, output), *_write_layers(report, output)]
+        report.paths += _write_page(report, roots, output, page_of)
     return report
 
 
@@ -95,6 +112,22 @@ def selected_folders(
         why = "; ".join(dict.fromkeys(front.remarks[0] for front in found)) or "no run is finished"
         raise UserError(f"no run can be selected: {why}")
     return selected
+
+
+def choose_run(
+    folders: Sequence[Path],
+    hardware: HardwareConfig,
+    selection: str = "validation",
+    max_uj: float | None = None,
+    min_accuracy: float | None = None,
+) -> Choice:
+    """The run that ``choosing.choose`` picks among all that share their images. UserError as it and ``collate`` raise,
+    and where the runs are of several data sets."""
+    found = fronts(collate(folders, hardware, "dataset"), selection)
+    if len(found) != 1:
+        families = ", ".join(front.family for front in found) or "no run that is finished"
+        raise UserError(f"a run can be chosen among those on the same data, here are {families}: name one folder")
+    return choose(found[0], hardware, selection, max_uj, min_accuracy)
 
 
 def _fronts(runs: pd.DataFrame, selection: str, axes: Axes | None) -> list[Front]:
@@ -176,6 +209,16 @@ def _write_layers(report: Report, output: Path) -> list[Path]:
         *plots.save(plots.firing_figure(report.layers, "test split"), output / FIRING_PLOT),
         *plots.save(energies, output / ENERGY_PLOT),
     ]
+
+
+def _write_page(report: Report, roots: Sequence[Path], output: Path, page_of: int) -> list[Path]:
+    if not report.fronts:
+        return _remove(output, PAGE)
+    if not page_of and not (output / PAGE).exists():
+        return []
+    others = [load_hardware(name) for name in builtin_hardware() if name != report.hardware.name]
+    name = ", ".join(root.resolve().name for root in roots)
+    return [write_page(report, name, others, output, page_of or QUICK_PAGE)]
 
 
 def _layer_rows(panel: LayerPanel) -> pd.DataFrame:

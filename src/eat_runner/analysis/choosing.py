@@ -1,0 +1,65 @@
+"""The run for a need: the most accurate within an energy, or the one that needs least at an accuracy."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from eat_runner.analysis.families import over_seeds
+from eat_runner.analysis.pareto import ACCURACY, ENERGY, Front
+from eat_runner.config.hardware import HardwareConfig
+from eat_runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """folder: of the run with the lowest seed. told: what it is, in a line."""
+
+    folder: str
+    told: str
+
+
+def choose(
+    front: Front,
+    hardware: HardwareConfig,
+    selection: str = "validation",
+    max_uj: float | None = None,
+    min_accuracy: float | None = None,
+) -> Choice:
+    """With ``max_uj`` the most accurate setting that needs at most so much an image (and, with ``min_accuracy``, is at
+    least so accurate); without it the setting that needs least. Means over seeds, on the split that ``selection``
+    names; of equals the cheaper, then the more accurate one, then the first setting_id.
+
+    Raises UserError, which names the nearest setting, where none qualifies; for ``max_uj`` where prices are relative;
+    where that split was not measured.
+    """
+    if max_uj is not None and hardware.relative:
+        raise UserError(f"--max-uj: the prices of {hardware.name} are relative, so there are no joules: --min-accuracy")
+    runs = front.runs
+    accuracy, energy = (over_seeds(runs[key[selection]], runs["setting_id"]) for key in (ACCURACY, ENERGY))
+    able = pd.DataFrame({"accuracy": accuracy, "energy": energy}).dropna().rename_axis("id").reset_index()
+    if able.empty:
+        raise UserError("no run has a validation split to choose on: --selection paper looks at the test split")
+    better, cheaper = ["accuracy", "energy", "id"], ["energy", "accuracy", "id"]
+    cheap = able if max_uj is None else able[able["energy"] <= max_uj]
+    good = cheap if min_accuracy is None else cheap[cheap["accuracy"] >= min_accuracy]
+    if good.empty:
+        nearest = _first(able, cheaper) if cheap.empty else _first(cheap, better)
+        raise UserError(f"no run {_asked(max_uj, min_accuracy)}: the nearest is {_told(front, hardware, nearest)}")
+    chosen = _first(good, cheaper if max_uj is None else better)
+    return Choice(front.runs_of(chosen["id"])["folder"].iloc[0], _told(front, hardware, chosen))
+
+
+def _first(settings: pd.DataFrame, by: list[str]) -> pd.Series:
+    return settings.sort_values(by, ascending=[key != "accuracy" for key in by]).iloc[0]
+
+
+def _asked(max_uj: float | None, min_accuracy: float | None) -> str:
+    within = [] if max_uj is None else [f"needs at most {max_uj:g} uJ per image"]
+    return " and ".join([*within, *([] if min_accuracy is None else [f"is at least {min_accuracy:g} accurate"])])
+
+
+def _told(front: Front, hardware: HardwareConfig, setting: pd.Series) -> str:
+    runs = front.runs_of(setting["id"])
+    unit = "M MACs" if hardware.relative else "uJ"
+    seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+    return f"{front.name_of(setting['id'])}: accuracy {setting['accuracy']:.4f}, {setting['energy']:.4g} {unit} per image ({seeds})"
