@@ -62,4 +62,5 @@ def _told(front: Front, hardware: HardwareConfig, setting: pd.Series) -> str:
     runs = front.runs_of(setting["id"])
     unit = "M MACs" if hardware.relative else "uJ"
     seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else "one seed"
-    return f"{front.name_of(setting['id'])}: accuracy {setting['accuracy']:.4f}, {setting['energy']:.4g} {unit} per image ({seeds})"
+    measured = f"accuracy {setting['accuracy']:.4f}, {setting['energy']:.4g} {unit} per image"
+    return f"{front.name_of(setting['id'])}: {measured} ({seeds})"

@@ -18,7 +18,7 @@ from eat_runner.errors import UserError, printable
 from eat_runner.progress import ProgressBar
 from eat_runner.records import RunFolder
 from eat_runner.report.plots import EAT_COLOUR, INK, ST_COLOUR, line_styles
-from eat_runner.report.view import Report
+from eat_runner.report.view import EQUAL_RULE, Report
 
 MOST_RUNS = 1000
 MOST_DETAILS_BYTES = 3_000_000  # of layers and epochs, as JSON
@@ -49,7 +49,7 @@ def page_data(
     details, layers = _details(found, runs["folder"], len(shown))
     return {
         "name": printable(name),
-        "facts": [*report.facts],
+        "facts": [line for line in report.facts if line != EQUAL_RULE],
         "missing": [*report.missing, *_left_out(total, len(runs), len(found), len(details))],
         "makers": [in_words(maker) for maker in makers_of(each.record for each in found.values() if each)],
         "hardware": [

@@ -188,7 +188,7 @@ function scale(values, from, to, { zero = false, log = false, room = 0.06, wante
 }
 
 /** Room for a chart as wide as its place: an svg with axes, scales x and y, and the place of what is drawn. */
-function chart(place, { height, x, y, xTitle = "", yTitle = "", left = 44, bottom = 22, top = 22, right = 8, xTicks = true, label }) {
+function chart(place, { height, x, y, xTitle = "", yTitle = "", left = 44, bottom = 22, top = 28, right = 8, xTicks = true, label }) {
   const width = Math.max(place.clientWidth, 240);
   const made = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: label ? "group" : "img", "aria-label": label || yTitle });
   const sx = scale(x.values, left, width - right, { wanted: width / 90, ...x });
@@ -273,7 +273,7 @@ function drawFront({ points, reference }, chosen) {
     if (point.selected && state.hardware === 0) marks.push(svg("circle", { class: "ring", cx: px, cy: py, r: size + 6 }));
     if (chosen.point === point) marks.push(svg("circle", { class: "chosen", cx: px, cy: py, r: size + 9 }));
     if (picked >= 0) {
-      const [cx, cy] = [px + size + 9, py - size - 7];
+      const [cx, cy] = freest(px, py, size + 13, seen.map(xy));
       marks.push(svg("circle", { class: "mark", cx, cy, r: 8.5, hue: HUES[picked] }), svg("text", { class: "letter", x: cx, y: cy }, LETTERS[picked]));
     }
   }
@@ -288,23 +288,30 @@ function drawFront({ points, reference }, chosen) {
     current.mark.setAttribute("tabindex", 0);
     if (had) current.mark.focus({ preventScroll: true });
   }
-  made.addEventListener("pointermove", (event) => point_at(event, (point) => show(point)));
+  made.addEventListener("pointermove", (event) => nearest(event, (point) => show(point)));
   made.addEventListener("pointerleave", () => show(null));
-  made.addEventListener("click", (event) => point_at(event, (point) => point && pick(point.number)));
+  made.addEventListener("click", (event) => nearest(event, (point) => point && pick(point.number)));
   made.addEventListener("keydown", walk);
   made.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && show(shown.find((point) => point.mark === event.target)));
   made.addEventListener("focusout", () => show(null));
 }
 
-function point_at(event, then) {
+/** Of the places at that distance from a point the one with the fewest others near it. */
+function freest(px, py, far, others) {
+  const places = [-45, -90, 0, -135, 45, 180, 90, 135].map((degrees) => [px + far * Math.cos(degrees * Math.PI / 180), py + far * Math.sin(degrees * Math.PI / 180)]);
+  const crowd = places.map(([x, y]) => others.filter(([ox, oy]) => (ox - x) ** 2 + (oy - y) ** 2 < 15 ** 2).length);
+  return places[crowd.indexOf(Math.min(...crowd))];
+}
+
+function nearest(event, then) {
   const box = $("front").getBoundingClientRect();
   const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-  let [nearest, least] = [null, 26 ** 2];
+  let [found, least] = [null, 26 ** 2];
   for (const point of shown) {
     const distance = (point.px - x) ** 2 + (point.py - y) ** 2;
-    if (distance < least) [nearest, least] = [point, distance];
+    if (distance < least) [found, least] = [point, distance];
   }
-  then(nearest);
+  then(found);
 }
 
 function walk(event) {
@@ -385,7 +392,7 @@ function drawAside({ points, reference }, chosen) {
   const lines = data.lines.map((line, i) => [line, i]).filter(([, i]) => points.some((other) => other.line === i));
   const entry = ([line, i]) => html("button", { type: "button", "aria-pressed": String(!state.hidden.has(i)), onclick: () => { state.hidden.has(i) ? state.hidden.delete(i) : state.hidden.add(i); draw(); $("legend").querySelector(`[data-line="${i}"]`).focus(); }, "data-line": i },
     svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, shape(i, 5.5, { class: "point" })), html("span", {}, line.name));
-  $("legend").replaceChildren(...lines.map(entry), html("p", {}, "Hollow: beaten by its own line. Wide band: the front of all."));
+  $("legend").replaceChildren(...lines.map(entry));
 }
 
 // --- side by side --------------------------------------------------------------------------------------------------
@@ -446,7 +453,7 @@ function drawEnergy(chosen) {
   if (!chosen.length) return place.replaceChildren();
   const [left, right] = [html("div"), html("div")];
   place.replaceChildren(
-    html("div", { class: "bar" }, html("h3", {}, "Where the energy goes", html("span", { class: "quiet" }, ` · ${data.hardware[state.hardware].name}`)), toggle("share", "as shares", state.share)),
+    html("div", { class: "bar" }, html("h3", {}, "Where the energy goes", html("span", { class: "quiet" }, ` · ${data.hardware[state.hardware].name}, the run with the lowest seed`)), toggle("share", "as shares", state.share)),
     html("div", { class: "panels" }, left, right));
   const bars = (host, key, names) => {
     const all = chosen.map(({ own }) => split(own.price)[key]);
@@ -589,7 +596,7 @@ function drawTable({ points }) {
   const row = (point) => {
     const place = state.picked.indexOf(point.number);
     return html("tr", { class: place >= 0 ? "picked" : null, hue: place >= 0 ? HUES[place] : null },
-      html("th", { scope: "row" }, html("label", {}, html("input", { type: "checkbox", checked: place >= 0, "data-setting": point.number, onchange: () => pick(point.number) }), svgMark(point), " ", point.name)),
+      html("th", { scope: "row" }, html("label", {}, html("input", { type: "checkbox", checked: place >= 0, "data-setting": point.number, onchange: () => pick(point.number) }), svgMark(point), html("span", {}, point.name))),
       measures().map((measure) => html("td", {}, measure.text ? measure.text(point) : measure.figures ? measure.figures(point[measure.key]) : fixed(known(point[measure.key]) ? measure.times * point[measure.key] : null, measure.digits),
         measure.times ? html("span", { class: "std" }, spread(point, measure.key, measure.times, measure.digits)) : null)),
       varied.map((parameter) => cell(known(point.values[parameter.place]) ? clear(point.values[parameter.place]) : NONE, numeric(parameter) ? null : "text")));
@@ -599,7 +606,7 @@ function drawTable({ points }) {
     html("tbody", {}, seen.map(row)));
 }
 
-const svgMark = (point) => html("span", {}, svg("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, shape(point.line, 5.5, { class: `point${point.onFront ? "" : " beaten"}` })));
+const svgMark = (point) => svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, shape(point.line, 5.5, { class: `point${point.beaten ? " beaten" : ""}` }));
 
 function sort(key) {
   state.down = state.sort === key ? !state.down : ["accuracy", "validation", "decrease", "n"].includes(key);
