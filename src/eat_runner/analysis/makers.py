@@ -60,8 +60,9 @@ def command_of(record: RunRecord) -> str:
         after_penalty = group in ("penalty", "schedule")
         if after_penalty and not is_penalised(config["lambda"], config["penalty"]["name"]):
             continue
-        name = str(config[group].get("name", choices.get(group, "")))
-        words += [f"{group}={name}"] if name != choices.get(group, NONE) else []
+        default = choices.get(group, NONE)
+        name = str(config[group].get("name", default))
+        words += [f"{group}={name}"] if name != default else []
         if group == "hardware":  # a file's name stands for its prices
             continue
         usual = _usual(group, name)
@@ -77,7 +78,9 @@ def command_of(record: RunRecord) -> str:
 
 def _word(value: Any) -> str:
     """A value in Hydra's grammar."""
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else json.dumps(value)
 
 
 @cache
