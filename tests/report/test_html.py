@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from eat_runner.analysis.details import read_details
-from eat_runner.analysis.pareto import fronts
 from eat_runner.analysis.table import collate
 from eat_runner.config.hardware import FusedHardware
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.records import RunFolder
-from eat_runner.report import choose_axes, html, write_report
-from eat_runner.report.view import Report
+from eat_runner.report import html, write_report
+from pages import written
 from run_folders import config, write_run, write_sweep
 
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028 \"><img src=x onerror=alert(2)> ' &amp; {{data}}"
@@ -50,17 +49,6 @@ class Blocks(HTMLParser):
 
 def shown(path: Path) -> dict[str, Any]:
     return json.loads(dict(Blocks(path.read_text()).blocks)["application/json"])
-
-
-def written(folder: Path, output: Path, most_read: int = 1000) -> Path:
-    """The page alone: tables and figures would take seconds."""
-    hardware = load_hardware("fused_45nm")
-    axes = choose_axes(hardware, "dataset")
-    runs = collate(folder, hardware, "dataset")
-    report = Report(hardware, "validation", axes, runs, fronts(runs, axes=axes))
-    others = [load_hardware(name) for name in builtin_hardware() if name != hardware.name]
-    output.mkdir(exist_ok=True)
-    return html.write_page(report, folder.name, others, output, most_read)
 
 
 @pytest.fixture(scope="module")
@@ -203,12 +191,3 @@ def test_a_report_writes_it_where_that_is_asked_for_or_keeps_it_up_to_date(tmp_p
 def test_the_same_runs_give_the_same_bytes(sweep: Path, page: Path, tmp_path: Path) -> None:
     folders = re.compile(r'"folder":\[[^]]*\]')
     assert folders.sub("", written(sweep, tmp_path).read_text()) == folders.sub("", page.read_text())
-
-
-@pytest.mark.long
-def test_a_thousand_runs_of_a_resnet_are_under_six_megabytes(tmp_path: Path) -> None:
-    for number in range(1000):
-        write_run(tmp_path / "runs", config(0.01 * (number // 5), number % 5), blocks=20).write_history(
-            [{"epoch": epoch, "validation_accuracy": 1 / (epoch + number)} for epoch in range(1, 101)]
-        )
-    assert written(tmp_path / "runs", tmp_path / "out", most_read=100).stat().st_size < 6_000_000

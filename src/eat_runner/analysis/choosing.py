@@ -33,7 +33,9 @@ def choose(
     where that split was not measured.
     """
     if max_uj is not None and hardware.relative:
-        raise UserError(f"--max-uj: the prices of {hardware.name} are relative, so there are no joules: --min-accuracy")
+        raise UserError(
+            f"--max-uj: the prices of {hardware.name} are relative, so there are no joules: use --min-accuracy"
+        )
     runs = front.runs
     accuracy, energy = (over_seeds(runs[key[selection]], runs["setting_id"]) for key in (ACCURACY, ENERGY))
     able = pd.DataFrame({"accuracy": accuracy, "energy": energy}).dropna().rename_axis("id").reset_index()

@@ -191,25 +191,18 @@ def knobs_of(runs: pd.DataFrame) -> list[str]:
 
 
 def parameters(runs: pd.DataFrame) -> pd.DataFrame:
-    """A column for each parameter in which these runs differ, under the command line's name where it has one there;
-    None where a run has none."""
+    """A column for each parameter in which these runs differ; None where a run has none. Of what every run has, and
+    keeps out of its determinants where it is as usual, None is a value, too."""
     shared = [{key: value for key, value in common if key not in TOLD_ELSEWHERE} for common in runs["common"]]
-    keys = dict.fromkeys(key for values in shared for key in values)
-    columns = {key: [values.get(key) for values in shared] for key in keys}
-    columns = {key: runs[key].tolist() for key in DESCRIBING} | columns
-    columns |= {key: runs[key].tolist() for key in knobs_of(runs)}
-    return pd.DataFrame(
-        {
-            key: pd.Series([value if _is_told(value) else None for value in values], runs.index, "object")
-            for key, values in columns.items()
-            if len({str(value) for value in values if _is_told(value)} | {"" for v in values if not _is_told(v)}) > 1
-        },
-        runs.index,
-    )
+    own = {key: [_told_or_none(value) for value in runs[key].tolist()] for key in [*DESCRIBING, *knobs_of(runs)]}
+    usual = {key: [values.get(key) for values in shared] for key in dict.fromkeys(key for v in shared for key in v)}
+    columns = {key: values for key, values in own.items() if len({*map(str, values)} - {"None"}) > 1}
+    columns |= {key: values for key, values in usual.items() if len(set(values)) > 1}
+    return pd.DataFrame({key: pd.Series(values, runs.index, "object") for key, values in columns.items()}, runs.index)
 
 
-def _is_told(value: Any) -> bool:
-    return _says_something(value) and value is not pd.NA
+def _told_or_none(value: Any) -> Any:
+    return value if value is not pd.NA and _says_something(value) else None
 
 
 def over_seeds(values: pd.Series, by_setting: pd.Series) -> pd.Series:

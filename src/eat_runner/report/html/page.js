@@ -4,6 +4,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const MOST = 4; // settings side by side
+const NEAR = 26; // pixels from a point within which a pointer means it
 const LETTERS = ["A", "B", "C", "D"];
 const HUES = ["var(--a)", "var(--b)", "var(--c)", "var(--d)"];
 const PARTS = ["weights", "activations", "products", "others"];
@@ -228,7 +229,7 @@ function drawFront({ points, reference }, chosen) {
   const energies = seen.flatMap((point) => point.columns[state.x].filter(known));
   const accuracies = seen.flatMap((point) => point.columns[state.y].filter(known).map(y));
   const narrow = place.clientWidth < 520;
-  const { inside, made, sx, sy, left, right, bottom } = chart(place, {
+  const { inside, sx, sy, left, right, bottom } = chart(place, {
     height: narrow ? 340 : 480, bottom: 44, left: 42, top: 26, right: 14,
     x: { values: energies, log: true, wanted: narrow ? 3 : 7 }, y: { values: accuracies, wanted: 7 },
     xTitle: state.x === "ratio" ? "energy ratio (with / without zero-skipping)" : `inference energy (${unit()} per image)`,
@@ -288,12 +289,6 @@ function drawFront({ points, reference }, chosen) {
     current.mark.setAttribute("tabindex", 0);
     if (had) current.mark.focus({ preventScroll: true });
   }
-  made.addEventListener("pointermove", (event) => nearest(event, (point) => show(point)));
-  made.addEventListener("pointerleave", () => show(null));
-  made.addEventListener("click", (event) => nearest(event, (point) => point && pick(point.number)));
-  made.addEventListener("keydown", walk);
-  made.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && show(shown.find((point) => point.mark === event.target)));
-  made.addEventListener("focusout", () => show(null));
 }
 
 /** Of the places at that distance from a point the one with the fewest others near it. */
@@ -303,15 +298,11 @@ function freest(px, py, far, others) {
   return places[crowd.indexOf(Math.min(...crowd))];
 }
 
-function nearest(event, then) {
+function nearest(event) {
   const box = $("front").getBoundingClientRect();
-  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-  let [found, least] = [null, 26 ** 2];
-  for (const point of shown) {
-    const distance = (point.px - x) ** 2 + (point.py - y) ** 2;
-    if (distance < least) [found, least] = [point, distance];
-  }
-  then(found);
+  const away = (point) => (point.px - event.clientX + box.left) ** 2 + (point.py - event.clientY + box.top) ** 2;
+  const found = shown.filter((point) => away(point) < NEAR ** 2).sort((a, b) => away(a) - away(b));
+  return found[0];
 }
 
 function walk(event) {
@@ -660,6 +651,13 @@ function begin() {
   changes("filter", (value) => { state.filter = value; });
   changes("most", (value) => { state.most = parseFloat(value); });
   changes("least", (value) => { state.least = parseFloat(value); });
+  const place = $("front"); // not the svg: with listeners for focus it would be a stop of the Tab key itself
+  place.addEventListener("pointermove", (event) => show(nearest(event)));
+  place.addEventListener("pointerleave", () => show(null));
+  place.addEventListener("click", (event) => { const point = nearest(event); if (point) pick(point.number); });
+  place.addEventListener("keydown", walk);
+  place.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && show(shown.find((point) => point.mark === event.target)));
+  place.addEventListener("focusout", () => show(null));
   first();
   draw();
   let width = $("front").clientWidth;
