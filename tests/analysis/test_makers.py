@@ -1,6 +1,13 @@
 """What made a set of runs."""
 
-from eat_runner.analysis.makers import in_words, makers
+import shlex
+from pathlib import Path
+
+import pytest
+
+from eat_runner.analysis.makers import command_of, in_words, makers
+from eat_runner.cli.hydra.compose import compose_experiment
+from eat_runner.config.identity import FRESH, Start, determinants
 from eat_runner.records import RunFolder, RunRecord
 
 
@@ -29,3 +36,28 @@ def test_runs_of_the_same_commit_count_together_and_damaged_ones_do_not(tmp_path
     assert in_words(found[0]) == said
     on_gpu = found[0] | {"machine": {"accelerator": "a GPU"}}
     assert " on a GPU; commit x" in in_words(on_gpu)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "gtsrb-slim/*-lambda0-seed0-*",
+        "gtsrb-slim/*-lambda2-seed1-*",
+        "methods/gtsrb/*-l0-pruning_energy-lambda2-*",
+        "methods/gtsrb/*-pruning_energy-compact_exact-*",
+        "methods/gtsrb/*-bits_4-lambda0-*",
+    ],
+)
+def test_the_command_of_a_committed_run_leads_to_its_determinants(run):
+    folder = next((Path(__file__).parents[2] / "results").glob(run))
+    record = RunFolder(folder).read_record()
+    program, *arguments = shlex.split(command_of(record))
+    start = Start(parent=record.parent["run_id"]) if record.parent else FRESH
+    assert program == "eat-run"
+    assert determinants(compose_experiment(arguments), record.data_fingerprint, start) == record.determinants
+
+
+def test_a_record_that_does_not_say_how_has_no_command():
+    assert command_of(RunRecord(run_id="old")) == ""
+    odd = {"lambda": 1, "penalty": {"name": "l0"}, "dataset": {"name": "../../x"}}
+    assert command_of(RunRecord(run_id="odd", determinants={"seed": 0}, config=odd)) == ""

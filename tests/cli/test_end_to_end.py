@@ -41,7 +41,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def test_a_sweep_leaves_table_front_and_plots(sweep: Path) -> None:
-    assert {"summary.csv", "pareto.csv", "pareto.png", "pareto.svg", "layer_comparison.csv"} <= {
+    assert {"summary.csv", "pareto.csv", "pareto.png", "pareto.svg", "layer_comparison.csv", "report.html"} <= {
         path.name for path in sweep.iterdir()
     }
     baseline, trained = sorted(rows(sweep / "summary.csv"), key=lambda row: float(row["lambda"]))

@@ -46,19 +46,24 @@ def in_words(maker: Mapping[str, Any]) -> str:
     threads = f"{maker['threads']} thread{'s' * (maker['threads'] > 1)} a run"
     where = maker["machine"].get("accelerator") or f"{maker['machine'].get('processor')}, {threads}"
     hours = maker["training_s"] / 3600
-    return f"{maker['runs']} runs, {hours:.2f} hours of training on {where}; commit {maker['git_commit']}; {versions}"
+    return f"{maker['runs']} run{'s' * (maker['runs'] != 1)}, {hours:.2f} hours of training on {where}; commit {maker['git_commit']}; {versions}"
 
 
 def command_of(record: RunRecord) -> str:
     """The shortest ``eat-run`` that does this run again; ``init`` is where its network lay. Empty where the record does
     not say how the run was configured."""
-    config, choices = record.config, _defaults()
-    if not record.determinants:
-        return ""
-    words: list[str] = []
+    try:
+        words = _words(record.config) if record.determinants else []
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return ""  # a record may hold anything
+    return printable(shlex.join(["eat-run", *words]), longest=None) if words else ""
+
+
+def _words(config: Mapping[str, Any]) -> list[str]:
+    choices, words = _defaults(), list[str]()
+    penalised = is_penalised(config["lambda"], config["penalty"]["name"])
     for group in (name for name, entry in GROUPS.items() if name in config and (entry.hashed or name == "hardware")):
-        after_penalty = group in ("penalty", "schedule")
-        if after_penalty and not is_penalised(config["lambda"], config["penalty"]["name"]):
+        if group in ("penalty", "schedule") and not penalised:
             continue
         default = choices.get(group, NONE)
         name = str(config[group].get("name", default))
@@ -72,8 +77,7 @@ def command_of(record: RunRecord) -> str:
             if key != "name" and key not in GROUPS[group].without_effect and value != usual.get(key, value)
         ]
     words += [f"{key}={_word(config[key])}" for key in ("init", *BUDGETS) if config.get(key) is not None]
-    words += [f"lambda={_word(config['lambda'])}", f"seed={config['seed']}", f"name={_word(config['name'])}"]
-    return printable(shlex.join(["eat-run", *words]), longest=None)
+    return [*words, *(f"{key}={_word(config[key])}" for key in ("lambda", "seed", "name"))]
 
 
 def _word(value: Any) -> str:
@@ -93,8 +97,8 @@ def _defaults() -> dict[str, str]:
 @cache
 def _usual(group: str, name: str) -> dict[str, Any]:
     """What that file of a group sets, on top of its schema's defaults."""
-    path = conf_dir() / group / f"{name}.yaml"
-    written = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    files = {path.stem: path for path in (conf_dir() / group).glob("*.yaml")}
+    written = yaml.safe_load(files[name].read_text(encoding="utf-8")) if name in files else {}
     base = next((line[len("base_") :] for line in written.pop("defaults", []) if str(line).startswith("base_")), "")
     schemas = GROUPS[group].schemas
     return asdict(schemas.get(base, next(iter(schemas.values())))()) | written

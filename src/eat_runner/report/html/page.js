@@ -222,6 +222,7 @@ let at = null; // number of the setting that the arrow keys are at
 
 function drawFront({ points, reference }, chosen) {
   const place = $("front");
+  $("front-on").textContent = data.hardware[state.hardware].name;
   const had = place.contains(document.activeElement);
   const seen = points.filter((point) => point.shown);
   const percents = state.y === "accuracy" || state.y === "validation";
@@ -333,7 +334,7 @@ function show(point) {
   for (const other of shown) other.mark.classList.toggle("near", other === point);
   tip.hidden = !point;
   if (!point) return;
-  const told = data.parameters.map((key, i) => [key, point.values[i]]).filter(([, value]) => known(value));
+  const told = data.parameters.map((key, i) => [key, point.values[i]]).filter(([key, value]) => known(value) && key !== "method" && !(key === "lambda" && value === 0));
   tip.replaceChildren(
     html("b", {}, point.name),
     html("div", {}, `test ${percent(point.accuracy)}${spread(point, "accuracy", 100, 2)} % · validation ${percent(point.validation)} %`),
