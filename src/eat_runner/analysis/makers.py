@@ -46,7 +46,8 @@ def in_words(maker: Mapping[str, Any]) -> str:
     threads = f"{maker['threads']} thread{'s' * (maker['threads'] > 1)} a run"
     where = maker["machine"].get("accelerator") or f"{maker['machine'].get('processor')}, {threads}"
     hours = maker["training_s"] / 3600
-    return f"{maker['runs']} run{'s' * (maker['runs'] != 1)}, {hours:.2f} hours of training on {where}; commit {maker['git_commit']}; {versions}"
+    runs = f"{maker['runs']} run{'s' * (maker['runs'] != 1)}"
+    return f"{runs}, {hours:.2f} hours of training on {where}; commit {maker['git_commit']}; {versions}"
 
 
 def command_of(record: RunRecord) -> str:
