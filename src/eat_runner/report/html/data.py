@@ -40,10 +40,10 @@ def page_data(
     runs = pd.concat([front.runs for front in report.fronts])
     runs = runs.assign(setting=runs["setting_id"].map({key: i for i, key in enumerate(settings["setting_id"])}))
     runs = runs[runs["setting"].notna()].sort_values(["setting", "seed"])
-    total, runs = len(runs), runs.head(MOST_RUNS)
-    settings = settings.head(int(runs["setting"].max()) + 1)
-    found = _read(runs["folder"].head(most_read), [report.hardware, *hardware])
-    shown = [report.hardware, *(hardware if len(found) == len(runs) else ())]
+    kept = max(int((runs.groupby("setting").size().cumsum() <= MOST_RUNS).sum()), 1)
+    total, settings, runs = len(runs), settings.head(kept), runs[runs["setting"] < kept]
+    shown = [report.hardware, *(hardware if len(runs) <= most_read else ())]
+    found = _read(runs["folder"].head(most_read), shown)
     told = parameters(runs.drop_duplicates("setting_id"))
     styles = _styles(report)
     details, layers = _details(found, runs["folder"], len(shown))
