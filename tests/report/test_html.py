@@ -170,8 +170,8 @@ def test_a_page_of_many_runs_has_those_of_the_front_first(
     assert [setting["name"] for setting in whole["settings"]][-1] == "EAT, λ 0.5"  # the only one that others beat
     monkeypatch.setattr(html.data, "MOST_RUNS", 4)
     data = shown(written(sweep, tmp_path))
-    assert data["runs"]["id"] == whole["runs"]["id"][:4]
-    assert "4 of 8 runs are not on this page: those on no front" in data["missing"]
+    assert data["runs"]["id"] == whole["runs"]["id"][:3]  # the fourth is one of two seeds, which stay together
+    assert "5 of 8 runs are not on this page: those on no front" in data["missing"]
 
 
 def test_a_report_writes_it_where_that_is_asked_for_or_keeps_it_up_to_date(tmp_path: Path) -> None:
