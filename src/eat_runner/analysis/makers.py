@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from eat_runner.config.groups import GROUPS
+from eat_runner.config.groups import DEFAULT, GROUPS
 from eat_runner.config.identity import BUDGETS
 from eat_runner.config.method import NONE
 from eat_runner.config.paths import conf_dir
@@ -66,7 +66,7 @@ def _words(config: Mapping[str, Any]) -> list[str]:
     for group in (name for name, entry in GROUPS.items() if name in config and (entry.hashed or name == "hardware")):
         if group in ("penalty", "schedule") and not penalised:
             continue
-        default = choices.get(group, NONE)
+        default = choices.get(group, NONE if GROUPS[group].method else DEFAULT)
         name = str(config[group].get("name", default))
         words += [f"{group}={name}"] if name != default else []
         if group == "hardware":  # a file's name stands for its prices
