@@ -53,21 +53,14 @@ class Compact(Method):
         """Raises RuntimeError where outputs moved by more than rounding: a network that does what no call shows."""
         model, images = trained.model, list(trained.looked_at())
         some = images[0][:COMPARED]
-        before, expected = _sizes(model), _outputs(model, some)
-        replaced = take_out(model, some)
-        moved = (_outputs(model, some) - expected).abs().max().item()
-        if not moved <= ROUNDING * max(1.0, expected.abs().max().item()):
-            raise RuntimeError(f"compact moved an output by {moved:g}, so this network is none for it: leave it out")
-        self.done = {"largest_difference": moved}
+        before = _sizes(model)
+        self.done = take_out_exactly(model, some)
         if self.config.name == "fired":
             logits = _logits(model, trained)
-            replaced += take_out(model, some, lambda network: never_fired(network, images))
+            replaced = take_out(model, some, lambda network: never_fired(network, images))
             self.done["largest_difference_validation"] = (_logits(model, trained) - logits).abs().max().item()
-        after = _sizes(model)
-        self.done |= {
-            "replaced": replaced,
-            "channels": {name: size for name, size in after.items() if size != before.get(name)},
-        }
+            self.done["replaced"] += replaced
+            self.done["channels"] = _resized(model, before)
 
     def changes(self) -> dict[str, Any]:
         """largest_difference: of an output, in float64. largest_difference_validation: of a logit on the validation
@@ -85,6 +78,19 @@ class Compact(Method):
             if biased and getattr(layer, "bias", None) is None:
                 _add_bias(layer)
             _resize(layer, torch.arange(outputs), torch.arange(inputs))
+
+
+def take_out_exactly(model: nn.Module, x_nchw: Tensor) -> dict[str, Any]:
+    """``take_out`` of what changes no output; what ``Compact.changes`` says of it.
+
+    Raises RuntimeError where outputs of ``x_nchw`` moved by more than rounding.
+    """
+    before, expected = _sizes(model), _outputs(model, x_nchw)
+    replaced = take_out(model, x_nchw)
+    moved = (_outputs(model, x_nchw) - expected).abs().max().item()
+    if not moved <= ROUNDING * max(1.0, expected.abs().max().item()):
+        raise RuntimeError(f"compact moved an output by {moved:g}, so this network is none for it: leave it out")
+    return {"largest_difference": moved, "replaced": replaced, "channels": _resized(model, before)}
 
 
 def take_out(model: nn.Module, x_nchw: Tensor, silent: Silent = lambda model: {}) -> list[list[Any]]:
@@ -315,6 +321,11 @@ def _sizes(model: nn.Module) -> dict[str, list[Any]]:
         elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
             found[name] = [layer.num_features, layer.num_features, layer.affine]
     return found
+
+
+def _resized(model: nn.Module, before: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The layers that have others now."""
+    return {name: size for name, size in _sizes(model).items() if size != before.get(name)}
 
 
 def _outputs(model: nn.Module, x_nchw: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class _Planner:
             raise UserError("bits: the network has no convolution and no linear layer: leave bits out")
         for row in self.rows:
             self._check(row)
-        folded = dict(self._folded())
+        folded = self.folded()
         ends = {layers[0].name, layers[-1].name}
         weights = {row.name: self.config.end_width if row.name in ends else self.config.width for row in layers}
         outputs, labels = self._outputs(folded, set(self._in_front_of(layers[-1])))
@@ -157,6 +157,9 @@ class _Planner:
             raise _refused(row, "is not known")
         if row.kind == Kind.VIEW and len(set(row.producers)) > 1:
             raise _refused(row, "joins tensors, each with a scale of its own")
+
+    def folded(self) -> dict[str, str]:
+        return dict(self._folded())
 
     def _folded(self) -> Iterator[tuple[str, str]]:
         for row in self.rows:
@@ -223,6 +226,16 @@ def plan_for(model: nn.Module, example_nchw: Tensor, config: BitsConfig) -> Plan
     return _Planner(model, measure(model, [example_nchw], meter, floor=False).layers, config).plan()
 
 
+def foldable(model: nn.Module, example_nchw: Tensor) -> dict[str, str]:
+    """Layer -> the batch norm right behind it, for ``fold``; empty where some batch norm stands elsewhere."""
+    meter = MeterConfig(batch_size=len(example_nchw), ignore_uncounted=True)
+    rows = measure(model, [example_nchw], meter, floor=False).layers
+    try:
+        return _Planner(model, rows, BitsConfig()).folded()
+    except UserError:
+        return {}
+
+
 # --- changing a network --------------------------------------------------------------------------------------------
 
 
@@ -247,6 +260,7 @@ class Rounding:
         self.bits, self.signed, self.calls = bits, signed, calls
         self.doing = Doing.NOTHING
         self.call = 0
+        self.round = rounded  # an export has an operation of its own for it
         self.seen: list[list[Tensor]] = [[] for _ in range(calls)]
         device = next((p.device for p in module.parameters()), None)
         module.register_buffer(SCALE, torch.ones(calls, device=device))
@@ -259,7 +273,7 @@ class Rounding:
         if self.calls > 1:
             self.call = (call + 1) % self.calls
         if self.doing == Doing.ROUNDING:
-            return rounded(output, cast(Tensor, module.output_scale)[call], self.bits, self.signed)
+            return self.round(output, cast(Tensor, module.output_scale)[call], self.bits, self.signed)
         self.seen[call].append(_sample(output))
         return output
 
@@ -303,6 +317,12 @@ def add_roundings(model: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> dic
     if again:
         model.register_forward_pre_hook(_Restart(again))
     return roundings
+
+
+def roundings_of(model: nn.Module) -> list[Rounding]:
+    """Those that have been added to a network."""
+    hooks = (h for m in model.modules() for h in m._forward_hooks.values())  # pyright: ignore[reportPrivateUsage]
+    return [hook for hook in hooks if isinstance(hook, Rounding)]
 
 
 def _label(model: nn.Module, plan: Plan) -> None:

@@ -27,7 +27,11 @@ class Preprocessing:
 
     def __call__(self, images_nchw: Tensor) -> Tensor:
         """uint8 images of shape (N, C, image_size, image_size), C = 1 or ``channels``, as the network takes them."""
-        x = images_nchw.float().div(255).expand(-1, self.channels, -1, -1)
+        return self.normalised(images_nchw.float().div(255))
+
+    def normalised(self, images_nchw: Tensor) -> Tensor:
+        """The same for values in [0, 1]."""
+        x = images_nchw.expand(-1, self.channels, -1, -1)
         mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
