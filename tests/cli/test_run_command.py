@@ -75,14 +75,17 @@ class FakeReport(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("eat_runner.report")
+        self.QUICK_PAGE = 7
         self.asked: list[tuple[str, str, str]] = []
         self.by: list[str] = []
 
     def choose_axes(self, hardware: HardwareConfig, by: str) -> str:
         return f"axes of a {by}"
 
-    def write_report(self, folder: Path, hardware: HardwareConfig, selection: str, by: str, axes: str) -> Any:
-        assert axes == f"axes of a {by}"
+    def write_report(
+        self, folder: Path, hardware: HardwareConfig, selection: str, by: str, axes: str, page_of: int
+    ) -> Any:
+        assert (axes, page_of) == (f"axes of a {by}", self.QUICK_PAGE)
         self.asked.append((str(folder), hardware.name, selection))
         self.by.append(by)
         return REPORT

@@ -86,7 +86,7 @@ def collate(configs: list[ExperimentConfig]) -> bool:
         for (folder, _, selection), ours in reports.items():
             hardware, by = ours[0].hardware, "dataset" if _several_methods(ours) else "family"
             axes = report.choose_axes(hardware, by)
-            written = report.write_report(folder, hardware, selection, None, by, axes, report.QUICK_PAGE)
+            written = report.write_report(folder, hardware, selection, by=by, axes=axes, page_of=report.QUICK_PAGE)
             with suppress(OSError):  # who reads our output has gone, which takes nothing from the runs
                 report.show(written)
             with report_lock(folder):
