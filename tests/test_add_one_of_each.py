@@ -355,6 +355,7 @@ def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     assert "hardware per_product (1 nm)" in report
 
 
+@pytest.mark.long
 def test_a_package_of_networks_is_trained_and_measured(tree, tmp_path):
     arguments = "dataset=stripes model=shelf trainer.epochs=1 trainer.compile=off threads=1 device=cpu".split()
     done(tree, tmp_path, *arguments, "model.pretrained=true")
@@ -370,6 +371,7 @@ def test_a_method_alone_has_lambda_zero(tree, tmp_path):
     assert "stripes-tiny-none-freeze_bias-lambda0-seed0-" in shown
 
 
+@pytest.mark.long
 def test_another_group_is_in_the_configuration_and_in_the_identity_where_it_says_something(tree, tmp_path):
     def identity(*arguments):
         return done(tree, tmp_path, *ARGUMENTS, *arguments, "plan=true").split()[0]

@@ -77,6 +77,7 @@ def logits_of(folder: Path, images: torch.Tensor) -> np.ndarray:
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_weights_with_a_card(trained: Trained, tmp_path: Path) -> None:
     source, folder = trained("channels"), RunFolder(tmp_path / "card")
     assert export.command([str(source.path), "--safetensors", str(folder.path)]) == 0

@@ -11,7 +11,7 @@ from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.compose import compose_experiment, key_types, root_keys
 from eat_runner.cli.hydra.launch import compose_sweep
 from eat_runner.config import ExperimentConfig
-from eat_runner.config.groups import GROUPS
+from eat_runner.config.groups import DEFAULT, GROUPS
 from eat_runner.config.paths import conf_dir
 from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.train.schedules import SCHEDULES
@@ -38,8 +38,11 @@ def test_registry_and_files_have_the_same_names(group: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_file_composes_within_its_ranges_under_its_own_name(group: str, name: str) -> None:
-    fitting = ["hardware=fused_45nm_int8"] if group == "bits" else []  # the default prices 32 bits alone
-    config = compose_experiment([f"{group}={name}", *fitting])
+    # the default prices 32 bits alone, and a path has no strengths of its own
+    fitting = {"bits": ["hardware=fused_45nm_int8"], "path": ["path.over=[0.5]", "pruning=energy", "lambda=1"]}
+    if name == DEFAULT:
+        fitting = {}
+    config = compose_experiment([f"{group}={name}", *fitting.get(group, [])])
     if group == "loggers":
         assert name in config.loggers
     elif group in {*REGISTRIES, "hardware"}:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from eat_runner.cli import run as command
+from eat_runner.config.root import ExperimentConfig
 from eat_runner.records import RunFolder, RunRecord
 from eat_runner.train.checkpoint import unpack
 from processes import after, appears, eat_run, finish, kill_when, outcome, outcomes, output, results, run_folders, stamp
@@ -297,7 +298,7 @@ def test_a_diverged_run_is_a_result_and_not_repeated(place: Path) -> None:
 def test_a_run_whose_owner_was_killed_is_missing_and_not_done(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.create()
-    assert command.exit_code([run.path]) == 1
+    assert command.exit_code({run.path: ExperimentConfig()}) == 1
     run.write_record(RunRecord(run_id="run", status="interrupted"))
-    assert command.exit_code([run.path]) == 75
+    assert command.exit_code({run.path: ExperimentConfig()}) == 75
     assert json.loads(run.record.read_text())["status"] == "interrupted"

@@ -227,6 +227,7 @@ def bench(*arguments):
     )
 
 
+@pytest.mark.long
 def test_command_line(tmp_path):
     done = bench("--tiny", "--output", str(tmp_path), "training", "methods", "evaluation")
     assert done.returncode == 0, done.stderr

@@ -99,6 +99,7 @@ def grid(scale: str, name: str, data_dir: Path) -> list[tuple[float, float, int]
     return [(c.lambda_, c.penalty.sigma, c.seed) for c in composed]
 
 
+@pytest.mark.long
 def test_the_grids(tmp_path: Path) -> None:
     full = grid("full", "gtsrb_resnet18", tmp_path)
     assert full[:4] == [(0, 1e-4, 0), (1, 1e-4, 0), (2, 1e-4, 0), (3, 1e-4, 0)]
@@ -682,6 +683,7 @@ runpy.run_path({str(SCRIPTS / "reproduce.py")!r}, run_name="__main__")
     assert not list(tmp_path.glob("smoke/runs/*/record.json"))
 
 
+@pytest.mark.long
 def test_smoke_stops_and_goes_on_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
