@@ -4,9 +4,10 @@ Batch norms are folded into the layers in front of them. Then weights are rounde
 signed, and every tensor that the accelerator stores (energy/rules/fused.py: what layers and pools write, residual
 operands) per tensor: unsigned with zero point 0 where nothing is negative, as behind a ReLU, symmetric and signed
 elsewhere. So 0 is 0, and a value below half a step becomes 0. Sums have 32 bits, and so do the logits, which nobody
-reads but the arg max. So do biases: rounded at the scale of the sums (scale of the input x scale of the weights) they
-would move by less than 2^-8 of what one step of one product is worth, which is why they are left in float32. The image
-has 8 bits as it is.
+reads but the arg max. Biases are left in float32: an accelerator has them in 32 bits at the scale of the sums (scale of
+the input x scale of the weights), where each would move by up to half of that, the worth of the smallest product. With
+8 bits that is little; with 4 it is seen in networks that are unsure of their answers (docs/export.md). The image has
+8 bits as it is.
 
 The network stays one of float32 values, each an integer times its scale ("fake quantisation", Jacob et al., CVPR 2018,
 arXiv 1712.05877), with straight-through gradients. What rounds is torch's fake_quantize with zero point 0, to the bit,
