@@ -291,6 +291,7 @@ def done(tree, folder, *arguments, module="eat_runner.cli.run"):
     return out
 
 
+@pytest.mark.long
 def test_one_of_each_is_a_file_a_line_and_a_yaml(tree, tmp_path):
     shown = done(tree, tmp_path, "--help")
     for name in (

@@ -64,15 +64,13 @@ def no_output(folder: Path) -> int:
     return subprocess.run(["sh", "-c", 'exec "$@" >&- 2>/dev/null', "sh", *RUN], cwd=folder).returncode
 
 
-RARER = (full, closed, gone_terminal, no_errors, no_output)
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize(
     "audience",
-    [gone, hung_up, *(pytest.param(audience, marks=pytest.mark.long) for audience in RARER)],
+    [gone, full, closed, hung_up, gone_terminal, no_errors, no_output],
     ids=lambda audience: audience.__name__,
 )
+@pytest.mark.long
 def test_every_run_is_finished(audience: Callable[[Path], int], tmp_path: Path) -> None:
     assert audience(tmp_path) in {0, 1}  # 1: the report could not be shown
     records = [RunFolder(path.parent).read_record() for path in tmp_path.glob("results/default/*/record.json")]
@@ -108,7 +106,12 @@ def test_a_stream_that_cannot_be_written_is_written_no_further(tmp_path: Path) -
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", pytest.param("latin-1", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
-    "arguments", ["--cfg job name=λ± init=/größe/猫", "--help", "-m name=猫 plan=true lambda=0,1 model.width=2"]
+    "arguments",
+    [
+        "--cfg job name=λ± init=/größe/猫",
+        "--help",
+        pytest.param("-m name=猫 plan=true lambda=0,1 model.width=2", marks=pytest.mark.long),
+    ],
 )
 def test_what_an_encoding_does_not_have_is_escaped(arguments: str, encoding: str, tmp_path: Path) -> None:
     command = [*RUN[:3], *arguments.split()]

@@ -113,7 +113,8 @@ def test_data_and_networks_that_do_not_fit_are_refused_before_any_run(
     assert not list((folder / "results" / "refused").iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.long
 def test_a_stopped_run_exits_with_75(number: signal.Signals, folder: Path, tmp_path: Path) -> None:
     arguments = [
         "model.width=2",

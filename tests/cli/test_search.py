@@ -104,6 +104,7 @@ def test_help_needs_neither_torch_nor_optuna():
 # --- what is done --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_search_is_ordinary_runs_and_repeats_nothing(tmp_path):
     folder = tmp_path / "here"
     assert finish(folder, f"{TINY} trials=1 sampler=random") == 0, output(folder)

@@ -197,6 +197,7 @@ def test_memory_is_no_column_where_it_is_not_known_or_always_the_same(sweep: Pat
     assert memory & set(rows(tmp_path / "fused" / "pareto.csv")[0]) == {"peak_activation_bytes"}
 
 
+@pytest.mark.long
 def test_whether_the_selected_setting_stays_selected_over_the_range_of_a_price(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ def used(folder: Path) -> int:
     return disk.used // 1024
 
 
+@pytest.mark.long
 def test_a_full_disk_fails_the_run_and_keeps_its_last_checkpoint(
     place: Path, whole: dict[str, Any], mount: Mount
 ) -> None:
@@ -247,6 +248,7 @@ def use_damaged_checkpoint(folder: Path, damage: Callable[[bytes], bytes], whole
     assert found == expected | {"record": expected["record"] | {"messages": [message]}}
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_named_and_training_starts_again(place: Path, whole: dict[str, Any]) -> None:
     use_damaged_checkpoint(place / "flipped", flipped, whole)
 

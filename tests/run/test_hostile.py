@@ -78,6 +78,7 @@ def test_the_harm_is_real(disguise: Callable[[Harm], bytes], tmp_path: Path) -> 
     assert (tmp_path / "mark").exists()
 
 
+@pytest.mark.long
 def test_a_planted_checkpoint_is_not_run(place: Path) -> None:
     assert finish(place / "clean", RUN) == 0, output(place / "clean")
     [clean] = outcomes(place / "clean").values()
@@ -105,6 +106,7 @@ def test_planted_weights_are_not_run_and_refused_in_one_line(place: Path) -> Non
     assert not run_folders(folder)
 
 
+@pytest.mark.long
 def test_a_planted_store_is_not_run(place: Path, tmp_path: Path) -> None:
     """A store whose checksums fit, made by somebody who can write beside the data."""
     import zlib

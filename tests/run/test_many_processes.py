@@ -66,6 +66,7 @@ def test_four_processes_share_a_sweep_and_one_is_killed(tmp_path: Path) -> None:
     assert outcomes(folder) == outcomes(tmp_path / "alone")
 
 
+@pytest.mark.long
 def test_the_run_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     """It dies while the other is at a later run: that one comes back to it before it ends."""
     folder = tmp_path / "shared"

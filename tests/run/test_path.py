@@ -28,6 +28,7 @@ def by_lambda(folder: Path) -> dict[float, RunFolder]:
     return {run.read_record().config["lambda"]: run for run in found}
 
 
+@pytest.mark.long
 def test_each_run_starts_from_the_network_of_the_one_before_it(whole: Path) -> None:
     runs = by_lambda(whole)
     assert sorted(runs) == [0.0, 1.0, 4.0]

@@ -117,6 +117,7 @@ def test_the_grids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("kind", [TABLE1, ABLATION, CHOICES])
+@pytest.mark.long
 def test_captions_name_what_is_run(scale: str, kind: str, tmp_path: Path) -> None:
     """Grid, seeds, size and length of the training, as composed, stand in the caption of each kind of table."""
     caption = SCALES[scale].captions[kind].replace("by powers of ten", "1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7")
@@ -512,6 +513,7 @@ def test_a_panel_of_little_but_st_does_not_zoom_in(tmp_path: Path) -> None:
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_without_any_data_every_row_says_so_and_the_exit_status_is_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def test_in_a_training_lambda_follows_the_penalty_of_each_epochs_first_step(smal
 
 
 @pytest.mark.parametrize("weighting", ["layer_mean", "energy"])
+@pytest.mark.long
 def test_a_density_far_away_is_approached(weighting, small_config):
     """The ascent is on what fires in training, so the firing rate falls well below that of a small lambda alone."""
     settings = {"penalty": L0Config(weighting=weighting, scope="activations"), "hardware": load_hardware("published")}
