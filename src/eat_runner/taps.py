@@ -359,6 +359,10 @@ _SHAPED_LIKE = frozenset(
 
 # what takes all of a tensor's values where no call is seen
 _LEAVES_TORCH: frozenset[Any] = frozenset({Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__})
+# what takes one value; a network may decide by it, or multiply what it computes with it
+_TAKES_A_NUMBER: frozenset[Any] = frozenset(
+    {Tensor.item, Tensor.__float__, Tensor.__int__, Tensor.__complex__, Tensor.__format__}
+)
 
 
 class _Made(NamedTuple):
@@ -383,12 +387,14 @@ class Recorder:
         self.calling = False  # a functional operation
         self.unseen: _Unseen | None = None
         self.path: list[str] = []  # the modules that are looked into, outermost first
+        self.number: tuple[str, str] | None = None  # a value of an image left torch: where, by which function
         self.made_by: dict[int, _Made] = {}  # by id(tensor)
 
     def start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.next_index = 0
         self.leaves.clear()
         self.path.clear()
+        self.number = None
         self.made_by.clear()
         if self.trace:
             for x in tensors_in((args, kwargs)):
@@ -508,6 +514,8 @@ class Recorder:
         if self.trace:
             if (kind := _other_than_dense(output)) is not None:
                 raise UserError(f"{one_line(name)} returns a {kind} tensor, which nobody counts: use dense tensors")
+            if self.number is not None:
+                self._refuse_made_of_numbers(name, self.number, inputs, args, kwargs)
             made = [self._producer(x) for x in inputs]
             producers = tuple(call for call, _ in made)
             constant = tuple(is_constant for _, is_constant in made)
@@ -545,6 +553,23 @@ class Recorder:
         if made is None or made.tensor() is not x:
             made = None if id(x) in self.state else self._same_memory(x)
         return (NETWORK_INPUT, True) if made is None else (made.call, made.constant)
+
+    def _refuse_made_of_numbers(
+        self, name: str, number: tuple[str, str], inputs: tuple[Tensor, ...], args: Any, kwargs: Any
+    ) -> None:
+        """A value of an image is a Python number by now, and what looks like a constant may be made of it: a tensor
+        that no call has made, or a number that goes into constants."""
+        unmade = any(
+            x.is_floating_point() and id(x) not in self.state and self._producer(x) == (NETWORK_INPUT, True)
+            for x in inputs
+        )
+        numbers = any(isinstance(value, float | complex) for value in tree_leaves((args, kwargs)))
+        if unmade or (numbers and self.is_constant(inputs)):
+            place, taken_by = number
+            raise UserError(
+                f"{one_line(place) or 'the network'} takes a number of an image out of torch ({taken_by}), and "
+                f"{one_line(name)} may compute with tensors that are made of it: keep it a tensor"
+            )
 
     def is_constant(self, values: Any) -> bool:
         """Whether there are tensors among the values, and nothing of an image is known to have gone into any."""
@@ -636,6 +661,8 @@ class _FunctionalCalls(TorchFunctionMode):
                 f"{one_line(recorder.path[-1]) or 'the network'} takes values of an image out of torch "
                 f"({_function_name(func)}), and nobody sees what becomes of them: write it with torch's functions"
             )
+        if func in _TAKES_A_NUMBER and not recorder.is_constant(args) and args[0].is_floating_point():
+            recorder.number = recorder.path[-1], _function_name(func)
         if func in COMPOSITE:
             with self:
                 return _looked_into(func)(*args, **kwargs)

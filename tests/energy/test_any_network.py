@@ -405,6 +405,39 @@ def test_a_network_that_is_made_of_single_numbers_is_refused() -> None:
         meter(Calls(lambda x, conv: torch.tensor([v.item() for v in conv(x)[:, 0, 0, 0]]), nn.Conv2d(3, 6, 3)), X)
 
 
+# each takes a number of an image and computes with a tensor that is made of it beside one that is not
+NUMBERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tensor": lambda y, weight: y @ torch.tensor([[y.mean().item()]] * 216),
+    "Tensor": lambda y, weight: y @ torch.Tensor([[float(y.mean())]] * 216),
+    "from numpy": lambda y, weight: y @ torch.from_numpy(np.full((216, 2), y[0, 0].item(), dtype=np.float32)),
+    "full": lambda y, weight: y @ torch.full((216, 2), y[0, 0].item()),
+    "new_full": lambda y, weight: y @ y.new_full((216, 2), y.sum().item()),
+    "filled": lambda y, weight: y @ torch.empty(216, 2).fill_(y.sum().item()),
+    "whole": lambda y, weight: y @ torch.full((216, 2), int(y.sum()), dtype=y.dtype),
+    "text": lambda y, weight: y @ torch.full((216, 2), float(f"{y.sum():.3f}")),
+    "scaled weight": lambda y, weight: nn.functional.linear(y[:, :27], weight.flatten(1) * y.std().item()),
+    "set": lambda y, weight: nn.functional.linear(y[:, :27], weight.flatten(1).clone().fill_(math.sqrt(y.std()))),
+}
+
+
+@pytest.mark.parametrize("how", NUMBERS)
+def test_tensors_made_of_a_number_of_an_image_are_refused(how: str) -> None:
+    model = Calls(lambda x, conv: NUMBERS[how](conv(x).flatten(1), conv.weight), nn.Conv2d(3, 6, 3))
+    with pytest.raises(UserError, match=r"^the network takes a number of an image out of torch \(.* keep it a tensor"):
+        meter(model, X)
+
+
+def test_a_network_may_decide_by_a_number_of_an_image_and_multiply_with_it() -> None:
+    def decides(x: Tensor, conv: nn.Module, last: nn.Module) -> Tensor:
+        y = conv(x)
+        scale = y.abs().max().item()
+        weight = torch.ones(6, 216) if scale > 1e9 else last.weight
+        return nn.functional.linear((y * (2.0 if bool(y.mean() > 0) else scale)).flatten(1), weight, last.bias)
+
+    model = Calls(decides, nn.Conv2d(3, 6, 3), nn.Linear(216, 4))
+    assert [row.macs_dense for row in meter(model, X).layers if row.macs_dense] == [CONV, 4 * 216 * 4]
+
+
 def test_values_of_parameters_may_leave_torch() -> None:
     model = Calls(lambda x, conv: conv(x) * float(conv.bias.numpy().sum()), nn.Conv2d(3, 6, 3))
     assert [row.op for row in meter(model, X).layers] == ["Conv2d", "mul"]
