@@ -52,6 +52,8 @@ Calls = dict[str, Callable[[], object]]
 
 LAMBDA, SIGMA = 1.0, L0Config().sigma
 SCOPES = ("activations", "leaf_modules")
+SAMPLE = 0.25  # of the images, penalised for all
+SAMPLED = f"leaf_modules {SAMPLE}"
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)
 AUGMENTATIONS = {
     "crop and flip": DatasetConfig(crop_padding=4, flip=True),
@@ -84,9 +86,9 @@ def trainer_of(
 # --- training steps ------------------------------------------------------------------------------------------------
 
 
-def observer_of(t: Training, scope: str = "leaf_modules", in_backward: bool = True) -> Observer:
+def observer_of(t: Training, scope: str = "leaf_modules", in_backward: bool = True, sample: float = 1.0) -> Observer:
     """To be entered around the steps, and before compiling."""
-    return Observer(t.model, L0Config(scope=scope, sigma=SIGMA), t.x_nchw[:2], in_backward)
+    return Observer(t.model, L0Config(scope=scope, sigma=SIGMA, sample=sample), t.x_nchw[:2], in_backward)
 
 
 def step_of(t: Training, penalty: Penalty, methods: Sequence[Method] = (), done: int = 1) -> Callable[..., StepResult]:
@@ -101,13 +103,17 @@ def training_steps(network: Network, sizes: Sizes) -> Samples:
     plain = training(network, sizes)
     steps: Calls = {"plain": partial(plain_step, plain)}
     steps["two passes"] = partial(baselines.two_pass_step, training(network, sizes), SIGMA, LAMBDA)
+    sampled = training(network, sizes)
+    step = step_of(sampled, observer_of(sampled, sample=SAMPLE).__enter__())
+    steps |= {SAMPLED: step, f"{SAMPLED}, value": partial(step, value=True)}
     for scope in SCOPES:
         t = training(network, sizes)
         step = step_of(t, observer_of(t, scope).__enter__())
         steps |= {scope: step, f"{scope}, value": partial(step, value=True), f"added to {scope}": _addition(t, scope)}
     found = interleaved(steps, network.rounds)
+    for kind in (*SCOPES, SAMPLED):
+        found[kind] = mean_of(found, kind, f"{kind}, value", STEPS_BETWEEN_PENALTIES)
     for scope in SCOPES:
-        found[scope] = mean_of(found, scope, f"{scope}, value", STEPS_BETWEEN_PENALTIES)
         found[f"plain and added to {scope}"] = found["plain"] + found[f"added to {scope}"]
     return found | {"images/s": sizes.batch / found["plain"]}
 

@@ -93,6 +93,10 @@ BAD: dict[str, str] = {
     "penalty.sigma=0": f"penalty.sigma=0 {ABOVE_0}",
     "penalty.sigma=nan": f"penalty.sigma=nan {ABOVE_0}",
     "-m penalty.sigma=1e-4,0": f"penalty.sigma=0 {ABOVE_0}",
+    "penalty.sample=0": f"penalty.sample=0 {ABOVE_0}",
+    "penalty=l1 penalty.sample=1.5": "penalty.sample=1.5 is out of range: it must be between 0 and 1",
+    "penalty=hoyer lambda=1 penalty.sample=0.5": "penalty.sample=0.5: penalty=hoyer is no sum over the images, so none "
+    "can stand for others: leave it out",
     "trainer.epochs=-3": "trainer.epochs=-3 is out of range: it must be between 0 and 100000",
     "trainer.batch_size=0": "trainer.batch_size=0 is out of range: it must be between 1 and 1e+06",
     "trainer.lr=0": f"trainer.lr=0 {ABOVE_0}",

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from eat_runner.config.checks import above, at_least, one_of
+from eat_runner.config.checks import above, at_least, between, one_of
+from eat_runner.errors import UserError
 
 SMALLEST_SIGMA = 1e-30  # 1 / sigma must be a float32
 SCOPES = ("leaf_modules", "activations")
@@ -15,12 +16,14 @@ class PenaltyConfig:
 
     name: key of penalties.PENALTIES; ``none`` is standard training. scope: which outputs are penalised: of all leaf
     modules (as in the code that the paper builds on) or of activation functions only. weighting: how the sums of the
-    layers become one number (penalties/weighting.py has the formulas).
+    layers become one number (penalties/weighting.py has the formulas). sample: share of a batch's images whose outputs
+    are penalised, for all of them: another sample each step, whose expectation is the penalty of all.
     """
 
     name: str = "none"
     scope: str = "leaf_modules"
     weighting: str = field(default="layer_mean", metadata={"hashed_as": "normalisation"})
+    sample: float = 1.0
 
     @property
     def reads_hardware(self) -> bool:
@@ -30,6 +33,8 @@ class PenaltyConfig:
     def check(self) -> None:
         one_of("penalty.scope", self.scope, SCOPES)
         one_of("penalty.weighting", self.weighting, WEIGHTINGS)
+        above("penalty.sample", self.sample, 0.0)
+        between("penalty.sample", self.sample, 0.0, 1.0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,9 +62,23 @@ class TransformedL1Config(PenaltyConfig):
         above("penalty.beta", self.beta, 0.0)
 
 
+@dataclass(kw_only=True, slots=True)
+class HoyerConfig(PenaltyConfig):
+    name: str = "hoyer"
+
+    def check(self) -> None:
+        PenaltyConfig.check(self)
+        if self.sample < 1:
+            raise UserError(
+                f"penalty.sample={self.sample:g}: penalty=hoyer is no sum over the images, so none can stand for "
+                "others: leave it out"
+            )
+
+
 # a penalty without knobs of its own takes the first
 SCHEMAS: dict[str, type[PenaltyConfig]] = {
     "penalty": PenaltyConfig,
+    "hoyer": HoyerConfig,
     "l0": L0Config,
     "transformed_l1": TransformedL1Config,
 }

@@ -33,10 +33,11 @@ class Addition:
     """What an activation adds to the gradient that flows back through it, once.
 
     weight: of the surrogate's gradient; called with ``values``, which give the activation's rows, in backward.
+    rows: the first of the activation, which alone are penalised, or all.
     """
 
-    def __init__(self, surrogate: InBackward, weight: Callable[[Values], float], values: Values):
-        self.surrogate, self.weight = surrogate, weight
+    def __init__(self, surrogate: InBackward, weight: Callable[[Values], float], values: Values, rows: Rows = ...):
+        self.surrogate, self.weight, self.rows = surrogate, weight, rows
         self.values: Values | None = values
 
     @property
@@ -54,8 +55,11 @@ class Addition:
         if above == 0.0:
             return gradient
         add = self.surrogate.adder(weight, above)
-        for rows in _rows(gradient):
+        for rows in _blocks(gradient, self.rows):
             add(part(gradient, rows), values(rows), part(out, rows))
+        if self.rows is not ... and out is not gradient:
+            rest = slice(self.rows.stop, None)
+            out[rest] = gradient[rest]
         return out
 
     def _take(self) -> tuple[Values, float]:
@@ -70,15 +74,16 @@ def penalise(
     weight: Callable[[Values], float],
     values: Values | None = None,
     before: Addition | None = None,
+    rows: Rows = ...,
 ) -> Addition:
-    """Penalise x in backward.
+    """Penalise x in backward, or its first rows alone.
 
     x: must require grad; nothing but its values is kept, and only until backward has used them. weight: called in
     backward, so that it may depend on what is known after the forward pass only, and may look at the values.
     values: give the rows of x in backward, where a later operation overwrites x in place. before: the addition of the
     activation that x was made of, if it has one: behind a ReLU or a batch norm both need fewer passes.
     """
-    addition = Addition(surrogate, weight, values or _as_it_is(x))
+    addition = Addition(surrogate, weight, values or _as_it_is(x), rows)
     node = x.grad_fn
     made_by = node.name() if node is not None else None
 
@@ -116,11 +121,11 @@ def _as_it_is(x: Tensor) -> Values:
 
 
 class Kept:
-    """The values of a call's output until backward has used them, and what to do before somebody overwrites them.
-    Called with rows, it gives them."""
+    """The values of a call's output, or of its first rows, until backward has used them, and what to do before somebody
+    overwrites them. Called with rows, it gives them."""
 
-    def __init__(self, call: Call):
-        self.held, self.version = call.output.detach(), version_of(call.output)
+    def __init__(self, call: Call, rows: Rows = ...):
+        self.held, self.version, self.rows = call.output.detach(), version_of(call.output), rows
         self.norm = call if _can_be_made_again(call) else None
         self.again: Values | None = None
 
@@ -132,7 +137,9 @@ class Kept:
         """They are about to be overwritten: what a batch norm made is computed again, from the input that its own
         backward needs anyway; anything else is copied."""
         if self.again is None and not self.is_lost:
-            self.again = _made_again(self.norm) if self.norm is not None else partial(part, self.held.clone())
+            self.again = (
+                _made_again(self.norm) if self.norm is not None else partial(part, part(self.held, self.rows).clone())
+            )
         self.norm = None
 
     def __call__(self, rows: Rows) -> Tensor:
@@ -183,9 +190,10 @@ def blockwise(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _rows(x: Tensor) -> Iterable[Rows]:
-    """Rows that make up a BLOCK, one after the other; all at once where blocks gain nothing."""
+def _blocks(x: Tensor, rows: Rows) -> Iterable[Rows]:
+    """These rows, all or the first ones, in parts of one BLOCK each; at once where blocks gain nothing."""
     if x.numel() <= BLOCK or not blockwise(x):
-        return [...]
+        return [rows]
+    many = x.shape[0] if rows is ... else rows.stop
     step = max(1, BLOCK * x.shape[0] // x.numel())
-    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+    return [slice(start, min(start + step, many)) for start in range(0, many, step)]

@@ -1,5 +1,6 @@
 """The penalty of a network while it trains: what its scope sees, summed call by call in the same pass."""
 
+import math
 import random
 import sys
 import weakref
@@ -22,7 +23,7 @@ from eat_runner.energy.counts import Counts
 from eat_runner.errors import UserError, one_line
 from eat_runner.penalties import build_surrogate
 from eat_runner.penalties.base import InBackward, Penalty
-from eat_runner.penalties.in_backward import Addition, Kept, Values, penalise
+from eat_runner.penalties.in_backward import Addition, Kept, Rows, Values, part, penalise
 from eat_runner.penalties.weighting import LayerMean, build_weighting, numbered
 from eat_runner.taps import Call, looking, overwritten_calls, refuse_opaque, tap, tensors_in, writes
 
@@ -33,12 +34,15 @@ NOT_TAKEN = torch.zeros(())  # the sum of an activation that nobody has asked fo
 class _Seen:
     """A penalised output of the pass that was just made.
 
-    output: itself. kept: its values, until backward has used them. node: of autograd, that made it. addition: to its
-    gradient. Without ``in_backward`` there is a reference to it alone, and the version that it had.
+    rows: which of it are penalised, for ``scale`` times as many. output: itself. kept: its values, until backward has
+    used them. node: of autograd, that made it. addition: to its gradient. Without ``in_backward`` there is a reference
+    to it alone, and the version that it had.
     """
 
     name: str
     elements: int
+    rows: Rows = ...
+    scale: float = 1.0
     output: Tensor | None = None
     kept: Kept | None = None
     node: Node | None = None
@@ -96,6 +100,7 @@ class Observer(Penalty):
         self.writes = writes(self._before_write)
         self.watching = False  # whether ``writes`` is active
         self.observing = False  # a pass that began with gradients
+        self.images = 0  # of the pass; only where some of them are penalised for all
         self.attached = ExitStack()
         self._forget()
 
@@ -150,7 +155,7 @@ class Observer(Penalty):
         for k, seen in enumerate(self.seen):
             seen.output = seen.node = None
             if value and seen.kept is not None and seen.addition is None:
-                self.sums[k] = self.surrogate(seen.kept(...))
+                self.sums[k] = self._sum(seen.kept, seen)
         self.in_memory.clear()
         # backward comes by the others, too, with nothing in its hands
         torch.autograd.backward([loss, *roots], [None, *map(torch.zeros_like, roots)])
@@ -224,6 +229,8 @@ class Observer(Penalty):
     # --- the forward pass ------------------------------------------------------------------------------------------
 
     def _start(self, module: nn.Module, args: Any) -> None:
+        if self.config.sample < 1:
+            self.images = len(next(iter(tensors_in(args))))
         if torch.compiler.is_compiling():
             return
         self.observing = torch.is_grad_enabled()
@@ -257,24 +264,36 @@ class Observer(Penalty):
     def _put_into_loss(self, call: Call) -> None:
         place = call.name, self.times[call.name]
         self.times[call.name] += 1
-        x, seen = call.output, _Seen(call.name, call.output.numel())
+        x, seen = call.output, self._new(call)
         if place in self.overwritten:
             x = x.clone()
         elif not torch.compiler.is_compiling():
             seen.reference, seen.version = weakref.ref(x), x._version
-        self.sums.append(self.surrogate(x))
+        self.sums.append(self._sum(lambda rows: part(x, rows), seen))
         self.seen.append(seen)
+
+    def _new(self, call: Call) -> _Seen:
+        """Of an output that has the batch first, the sample is its first images: batches are in random order."""
+        x = call.output
+        if self.config.sample == 1 or x.dim() == 0 or len(x) != self.images:
+            return _Seen(call.name, x.numel())
+        many = math.ceil(self.config.sample * self.images)
+        return _Seen(call.name, x.numel(), slice(0, many), self.images / many)
+
+    def _sum(self, values: Values, seen: _Seen) -> Tensor:
+        total = self.surrogate(values(seen.rows))
+        return total if seen.rows is ... else total * seen.scale
 
     def _keep(self, call: Call) -> None:
         k = len(self.seen)
-        self.seen.append(_Seen(call.name, call.output.numel()))
+        self.seen.append(self._new(call))
         self.sums.append(NOT_TAKEN)
         self._penalise_in_backward(k, call)
 
     def _penalise_in_backward(self, k: int, call: Call) -> None:
         assert self.in_backward is not None
         x, seen = call.output, self.seen[k]
-        kept = seen.kept = Kept(call)
+        kept = seen.kept = Kept(call, seen.rows)
         self.in_memory.setdefault(x.untyped_storage().data_ptr(), []).append(kept)
         if not x.requires_grad:
             return
@@ -285,16 +304,17 @@ class Observer(Penalty):
             made = last.node
             before = last.addition if any(parent is made for parent, _ in node.next_functions) else None
         seen.node = node
-        seen.addition = penalise(x, self.in_backward, self._weight(k), kept, before)
+        seen.addition = penalise(x, self.in_backward, self._weight(k), kept, before, seen.rows)
 
     def _weight(self, k: int) -> Callable[[Values], float]:
         """The factor of an activation's gradient; asked for it, the observer takes the penalty's value too."""
 
         def weight(values: Values) -> float:
+            seen = self.seen[k]
             if self.wants_value:
-                self.sums[k] = self.surrogate(values(...))
-            self.seen[k].kept = None
-            return self.lambda_ * float(self.factors[k])
+                self.sums[k] = self._sum(values, seen)
+            seen.kept = None
+            return self.lambda_ * float(self.factors[k]) * seen.scale
 
         return weight
 
@@ -346,7 +366,7 @@ class Observer(Penalty):
                 "torch.utils.checkpoint with use_reentrant=False"
             )
         self.awaited[checkpoint].append(len(self.seen))
-        self.seen.append(_Seen(call.name, call.output.numel()))
+        self.seen.append(self._new(call))
         self.sums.append(NOT_TAKEN)
 
     def _observe_again(self, call: Call) -> None:
