@@ -62,13 +62,10 @@ BASH = {
     "eat-report ": ["chips/"],
     "eat-report chips --by ": ["family", "dataset"],
     "eat-report chips --hardware fused_7nm --x=": ["ratio", "energy", "relative"],
-    "eat-report chips --min": ["--min-accuracy"],
-    "eat-measure t": ["timm:", "torchvision:"],
     "eat-measure torchvision:resnet18 --hardware eyeriss_65nm --hardware fused_m": ["fused_mine.yaml"],
     "eat-export chips --preprocessing ": ["uint8", "float"],
     "eat-export chips --onnx ": ["chips/"],
     "eat-run lambda=1 -m model.width=4 model=resnet18,vgg1": [f"resnet18,vgg{depth}" for depth in (11, 13, 16, 19)],
-    "eat-search 'lambda=log(0.1,10)' tri": ["trials="],
 }
 
 
@@ -261,6 +258,29 @@ def test_help_names_it(program: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_all_commands_are_there() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert {*COMMANDS} == {*project["scripts"]}
+
+
+@pytest.mark.parametrize(
+    ("program", "typed", "answer"),
+    [
+        ("run", "model=vgg1", "model=vgg11 model=vgg13 model=vgg16 model=vgg19"),
+        ("search", "sampler=r", "sampler=random "),
+        ("report", "--hardware small", "small_45nm_int8 "),
+        ("measure", "torchv", "torchvision:"),
+        ("export", "--p", "--preprocessing "),
+    ],
+)
+def test_no_answer_waits_for_what_takes_long_to_import(program: str, typed: str, answer: str) -> None:
+    line = f"eat-{program} {typed}"
+    asks = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    command = [sys.executable, "-X", "importtime", "-m", f"eat_runner.cli.{program}"]
+    done = subprocess.run(
+        ["bash", "-c", '"$@" 8>&1 9>/dev/null', "bash", *command], capture_output=True, text=True, env=os.environ | asks
+    )
+    assert (done.stdout, done.returncode) == (answer, 0)
+    imported = {told.rpartition("|")[2].strip() for told in done.stderr.splitlines()}
+    assert "argcomplete" in imported
+    assert not imported & {"torch", "pandas", "matplotlib", "optuna"}
 
 
 def test_a_command_that_nobody_completes_imports_nothing_for_it() -> None:
