@@ -1,6 +1,5 @@
 """eat-run around an experiment that does not train: what is prepared, run, reported, and the exit code."""
 
-import os
 import re
 import signal
 import subprocess
@@ -407,13 +406,8 @@ finally:
 """
 
 
-def real(arguments: list[str], **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
+def real(arguments: list[str]) -> str:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -430,16 +424,6 @@ def test_cfg_shows_the_configuration_and_needs_no_torch() -> None:
     text = real(["--cfg", "job", "lambda=1e-3", "trainer=paper"])
     assert "\nlambda: 0.001\n" in f"\n{text}"
     assert "  epochs: 100\n  batch_size: 512\n" in text
-
-
-def test_the_shell_completes_choices_and_keys_and_needs_no_torch() -> None:
-    assert real(["-sc", "query=bash"], COMP_LINE="eat-run model=vgg1").split() == [
-        "model=vgg11",
-        "model=vgg13",
-        "model=vgg16",
-        "model=vgg19",
-    ]
-    assert real(["-sc", "query=bash"], COMP_LINE="eat-run trainer.ep").split() == ["trainer.epochs="]
 
 
 def test_a_library_that_is_interrupted_makes_no_error_of_bad_input(

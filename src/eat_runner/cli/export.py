@@ -8,9 +8,10 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from eat_runner.cli.errors import one_line_errors, tell
+from eat_runner.cli.parser import Parser, answer_shell, folders, paths
 from eat_runner.cli.stoppable import ensure_stdout, importing_torch
 from eat_runner.errors import RUN_FAILED, UserError
 from eat_runner.records import RunFolder, write_atomically
@@ -27,6 +28,7 @@ BESIDE = "model.onnx", "card"  # in the run's folder, where nobody names another
 
 def main() -> None:
     """Entry point of the console script."""
+    answer_shell(_parser)
     ensure_stdout()
     with one_line_errors(PROGRAM):
         code = command(sys.argv[1:])
@@ -130,32 +132,27 @@ def _check_onnx(file: Path) -> None:
         raise UserError(f"--onnx needs {', '.join(missing)}: pip install 'eat-runner[onnx]'")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see {PROGRAM} --help")
-
-
 def _place(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty name")
     return Path(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=PROGRAM,
         description="A finished run's network for other programs. Channels that change no output are left out.",
         epilog="Exit codes: 0 it is written; 1 onnxruntime answers otherwise than the run, and no file is left; "
         "2 bad input.",
-        allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", type=_place, help="the folder of a finished run")
+    parser.add_argument("run", metavar="RUN", type=_place, completer=folders, help="the folder of a finished run")
     parser.add_argument(
         "--onnx",
         type=_place,
         nargs="?",
         const=False,
         metavar="FILE.onnx",
+        completer=lambda prefix, **_: paths(prefix, (SUFFIX,)),
         help="batch norms folded, integers as QuantizeLinear and DequantizeLinear (bits=8, bits=4), checked in "
         f"onnxruntime (the extra onnx); default: RUN/{BESIDE[0]}",
     )
@@ -165,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=False,
         metavar="FOLDER",
+        completer=folders,
         help=f"model.safetensors, record.json and a model card, {CARD}; default: RUN/{BESIDE[1]}",
     )
     parser.add_argument(
@@ -173,7 +171,13 @@ def _parser() -> argparse.ArgumentParser:
         help="put the normalisation into the graph, which then takes uint8 or float32 in [0, 1] (default: normalised "
         "float32); images already have the network's size",
     )
-    parser.add_argument("--data-dir", type=_place, metavar="FOLDER", help="where the data lie (default: as in the run)")
+    parser.add_argument(
+        "--data-dir",
+        type=_place,
+        metavar="FOLDER",
+        completer=folders,
+        help="where the data lie (default: as in the run)",
+    )
     parser.add_argument("--unchecked", action="store_true", help="check with random images instead of the run's data")
     return parser
 

@@ -31,7 +31,7 @@ Flags:
   -m, --multirun       sweep over key=a,b,c       -c, --cfg job    show the configuration and do nothing
   -h, --help           this text                  --hydra-help     Hydra's own options
 
-Shell completion: eval "$(eat-run -sc install=bash)"   (or zsh, fish)
+Shell completion of all commands: eval "$(eat-run -sc install=bash)"   (or zsh, fish)
 Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped: the same command continues
 """
 
@@ -41,6 +41,13 @@ def choices(group: str) -> list[str]:
     another group without a place in config.yaml."""
     unwritten = {NONE} if group in default_methods() else {DEFAULT} if group in default_others() else set[str]()
     return sorted(unwritten | {path.stem for path in (conf_dir() / group).glob("*.yaml")})
+
+
+def in_folders(group: str) -> list[str]:
+    """Combinations that lie in a folder of their kind, such as methods/gtsrb."""
+    folder = conf_dir() / group
+    files = sorted(folder.glob("*/*.yaml")) if group in COMBINATIONS else []
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
 def help_text() -> str:

@@ -9,11 +9,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import yaml
 
 from eat_runner.cli.errors import one_line_errors
+from eat_runner.cli.parser import Parser, answer_shell, folders, price_lists
 from eat_runner.cli.stoppable import ensure_stdout, importing_torch
 from eat_runner.config import MeterConfig
 from eat_runner.config.hardware import HardwareConfig
@@ -43,6 +44,7 @@ OPTIONS = {
 
 def main() -> None:
     """Entry point of the console script."""
+    answer_shell(_parser)
     ensure_stdout()
     with one_line_errors(PROGRAM):
         command(sys.argv[1:])
@@ -160,11 +162,6 @@ def _check(options: argparse.Namespace, of_a_run: bool) -> None:
         raise UserError(f"--plot {options.plot}: its name must end in {' or '.join(PLOTS)}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see {PROGRAM} --help")
-
-
 def _whole(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"{text} is no whole number between 1 and {MOST}")
@@ -177,18 +174,23 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _networks(prefix: str, **_: Any) -> list[str]:
+    """How a network can begin, for completion: listing those of a package would take its import."""
+    return [*(f"{source}:" for source in _sources()), *folders(prefix)]
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog=PROGRAM,
         description="What a network costs at inference, layer by layer: parameters, non-zeros, exact products, energy. "
         "Zeros are real where weights and images are; of random ones only dense numbers mean something, and the table "
         "shows no others.",
         epilog="Exit codes: 0 it is measured and every file is written; 2 bad input, or a file could not be written.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "network",
         metavar="NETWORK",
+        completer=_networks,
         help="torchvision:NAME, timm:NAME (the extra timm), entry_point:NAME (of an installed package), or the folder "
         "of a finished run: alone, with the counts that it made of its test images",
     )
@@ -198,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
         "--image-size", type=_whole, metavar="N", help="pixels of a side (default: those that it was published for)"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="real images, however deep in it (default: random input)"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        completer=folders,
+        help="real images, however deep in it (default: random input)",
     )
     parser.add_argument("--batch-size", type=_whole, metavar="N", help=f"(default: the hardware's, else {BATCH_SIZE})")
     many = parser.add_mutually_exclusive_group()
@@ -214,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hardware",
         action="append",
         metavar="NAME|FILE.yaml",
+        completer=price_lists,
         help=f"price list (conf/hardware/*.yaml or your own file), as often as you like (default: {HARDWARE})",
     )
     parser.add_argument("--depth", type=_whole, metavar="N", help="show modules down to this depth (default: all)")

@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from eat_runner.analysis.columns import BY, X, Y
 from eat_runner.cli.errors import one_line_errors
+from eat_runner.cli.parser import Parser, answer_shell, folders, price_lists
 from eat_runner.cli.stoppable import ensure_stdout
 from eat_runner.config.root import SELECTIONS
 from eat_runner.errors import UserError, printable
@@ -23,6 +23,7 @@ PROGRAM = "eat-report"
 
 def main() -> None:
     """Entry point of the console script."""
+    answer_shell(_parser)
     ensure_stdout()
     with one_line_errors(PROGRAM):
         command(sys.argv[1:])
@@ -78,25 +79,27 @@ def _number(text: str, fits: Callable[[float], bool], what: str) -> float:
     return value
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see {PROGRAM} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=PROGRAM,
         description="Collate, price and draw the runs in folders that eat-run wrote: summary.csv, pareto.csv, "
         "pareto.png/svg, layer_comparison.csv and its plots; with --by dataset also equal_accuracy.csv: what each "
         "method needs at most 0, 1 and 3 points below standard training.",
         epilog="Runs of several machines: eat-report A B --output C takes each run once, the finished copy first. "
         "Exit codes: 0 the report is written, also where runs failed or are missing, which it names; 2 bad input.",
-        allow_abbrev=False,
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="results/<name>, or a run's folder")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        completer=folders,
+        help="results/<name>, or a run's folder",
+    )
     parser.add_argument(
         "--hardware",
         metavar="NAME|FILE.yaml",
+        completer=price_lists,
         help="price list (conf/hardware/*.yaml or your own file); default: the one the runs were configured with",
     )
     parser.add_argument(
@@ -140,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         help="with --select: of the runs with at least this validation accuracy (0.95), the one that needs least; with "
         "--max-uj both hold",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the report goes; default: FOLDER")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", completer=folders, help="where the report goes; default: FOLDER"
+    )
     return parser
 
 

@@ -13,8 +13,10 @@ from eat_runner.claims import report_lock
 from eat_runner.cli.errors import one_line, tell
 from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra.callbacks import BeforeJobs, Identity, prepare_all
+from eat_runner.cli.hydra.completion import OverridesParser
 from eat_runner.cli.hydra.launch import check_flags, run_hydra
 from eat_runner.cli.jobs import PROGRAM, exit_code, forget_failures, take_over, written
+from eat_runner.cli.parser import Parser, answer_shell, folders, install
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import RUN_FAILED, UserError
@@ -23,16 +25,23 @@ from eat_runner.records import FINAL
 if TYPE_CHECKING:
     from eat_runner.run import PlannedRun
 
+LAUNCHERS = ("basic", "joblib", "slurm")
+
 
 def main() -> None:
     """Entry point of the console script."""
+    answer_shell(_parser)
     run_stoppable(PROGRAM, command)
 
 
 def command(arguments: Sequence[str]) -> int:
     """Run the command line ``eat-run ARGUMENTS``; the exit code. Raises UserError for bad input."""
-    if check_flags(arguments).help:
+    flags = check_flags(arguments)
+    if flags.help:
         print(help_text(), end="")
+        return 0
+    if flags.shell_completion:
+        install(PROGRAM, flags.overrides)
         return 0
     runs: dict[Path, ExperimentConfig] = {}
     before: dict[Path, float] = {}
@@ -50,6 +59,15 @@ def command(arguments: Sequence[str]) -> int:
     finally:
         collated = collate(list(runs.values()))
     return exit_code(runs) if collated else RUN_FAILED
+
+
+def _parser() -> Parser:
+    parser = OverridesParser(PROGRAM, {"hydra/launcher": LAUNCHERS})
+    parser.add_argument("-m", "--multirun", action="store_true", help="sweep over key=a,b,c")
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"), help="show the configuration and do nothing")
+    parser.add_argument("--config-dir", completer=folders, help="a folder of files beside those of conf/")
+    parser.add_argument("--hydra-help", action="store_true", help="Hydra's own options")
+    return parser
 
 
 def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:

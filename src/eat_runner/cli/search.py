@@ -17,8 +17,10 @@ from eat_runner.cli.errors import one_line, tell
 from eat_runner.cli.help import COMBINATIONS
 from eat_runner.cli.hydra.arguments import with_paths
 from eat_runner.cli.hydra.callbacks import agreeing
+from eat_runner.cli.hydra.completion import BOOLS, OverridesParser
 from eat_runner.cli.hydra.points import Points, choices_of
 from eat_runner.cli.jobs import forget_failures, run_job
+from eat_runner.cli.parser import COMPLETION, Parser, answer_shell, install
 from eat_runner.cli.run import begin, collate
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
 from eat_runner.config.checks import one_of
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 PROGRAM = "eat-search"
 FAILED = "failed"
 TRIALS = 50
+SAMPLERS = ("tpe", "random", "grid")
 # what all trials share: they would compare different things, or leave their folder
 SHARED = frozenset(
     "dataset hardware loggers seed name results_dir data_dir download device threads selection on_error plan".split()
@@ -63,12 +66,14 @@ Everything else is as in eat-run (eat-run --help). Each trial is an ordinary run
 again where it is there; the folder's finished runs that lie in the space are what the study begins with. The same
 command in several terminals, or on machines that share the folder, works on the same study; again, it continues it.
 
+Shell completion of all commands: eval "$(eat-search -sc install=bash)"   (or zsh, fish)
 Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped: the same command continues
 """
 
 
 def main() -> None:
     """Entry point of the console script."""
+    answer_shell(_parser)
     run_stoppable(PROGRAM, command)
 
 
@@ -87,6 +92,9 @@ def command(arguments: Sequence[str]) -> int:
     """Run the command line ``eat-search ARGUMENTS``; the exit code. Raises UserError for bad input."""
     if {"-h", "--help"} & {*arguments}:
         print(HELP, end="")
+        return 0
+    if {*COMPLETION} & {*arguments}:
+        install(PROGRAM, [argument for argument in arguments if argument not in COMPLETION])
         return 0
     if find_spec("optuna") is None:
         raise UserError("a search needs optuna: pip install 'eat-runner[search]'")
@@ -116,12 +124,16 @@ def command(arguments: Sequence[str]) -> int:
     return RUN_FAILED if not collated or FAILED in statuses or has_failed(search) else 0
 
 
+def _parser() -> Parser:
+    own = {"trials": (), "sampler": SAMPLERS, "stop_early": BOOLS}
+    return OverridesParser(PROGRAM, own, refused={"path"})
+
+
 def read(arguments: Sequence[str]) -> Asked:
     """What a command line asks for; UserError where it says something twice, or nothing to search."""
     from optuna.distributions import CategoricalDistribution
 
     from eat_runner.search.space import range_of
-    from eat_runner.search.study import SAMPLERS
 
     asked, given = Asked(), dict[str, str]()
     space: dict[str, Any] = {}
@@ -142,7 +154,7 @@ def read(arguments: Sequence[str]) -> Asked:
             one_of(key, text, SAMPLERS)
             asked.sampler = text
         elif key == "stop_early":
-            one_of(key, text, ("true", "false"))
+            one_of(key, text, BOOLS)
             asked.stop_early = text == "true"
         elif (dimension := range_of(key, text)) is not None:
             space[key] = dimension

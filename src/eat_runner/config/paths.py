@@ -4,6 +4,7 @@ from pathlib import Path
 
 from eat_runner.errors import UserError
 
+YAML_SUFFIXES = (".yaml", ".yml")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eat_runner.config.checks import one_of
 from eat_runner.config.hardware import SCHEMAS, HardwareConfig, check_complete, needed
-from eat_runner.config.paths import conf_dir, read_text
+from eat_runner.config.paths import YAML_SUFFIXES, conf_dir, read_text
 from eat_runner.errors import UserError
 
 
@@ -25,7 +25,7 @@ def load_hardware(name_or_path: str) -> HardwareConfig:
     unknown or missing ``rule``, an unknown key, a price that is missing, of the wrong type or out of range.
     """
     path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
+    if path.suffix not in YAML_SUFFIXES:
         one_of("hardware", name_or_path, [*builtin_hardware(), "a path that ends in .yaml"])
         path = _folder() / f"{name_or_path}.yaml"
     values = _read(path)

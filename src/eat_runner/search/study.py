@@ -30,7 +30,6 @@ from eat_runner.search.stopping import Seen, why_hopeless
 from eat_runner.train.history import EpochRow
 
 JOURNAL, ASKING, CLAIMS = "search.journal", ".search.lock", ".search"
-SAMPLERS = ("tpe", "random", "grid")
 DIRECTIONS = ("maximize", "minimize")  # accuracy and energy, on the validation split
 RUN, SEEDED = "run", "seeded"  # attributes of a trial: its run's id and point; that it was there before
 

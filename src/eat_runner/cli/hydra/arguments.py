@@ -17,10 +17,10 @@ from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.files import read_config
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.identity import digest
+from eat_runner.config.paths import YAML_SUFFIXES
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 
-YAML_SUFFIXES = (".yaml", ".yml")
 LISTS = frozenset({"loggers"})  # groups that take a list of choices
 PATHS = frozenset({"data_dir", "results_dir", "init"})
 

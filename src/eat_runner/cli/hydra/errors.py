@@ -8,10 +8,9 @@ from pathlib import Path
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigKeyError
 
-from eat_runner.cli.help import COMBINATIONS, choices
+from eat_runner.cli.help import COMBINATIONS, choices, in_folders
 from eat_runner.cli.hydra.compose import key_types, no_key
 from eat_runner.config.groups import GROUPS
-from eat_runner.config.paths import conf_dir
 
 TYPE_NAMES = {
     "bool": "true or false",
@@ -47,19 +46,12 @@ def explain(error: BaseException) -> str:
 
 def _unknown_choice(config: str, options: list[str]) -> str:
     group, _, name = config.partition("/") if config.partition("/")[0] in CHOSEN else config.rpartition("/")
-    choices = [option for option in options if not option.startswith("base_")] + _in_folders(group)
+    choices = [option for option in options if not option.startswith("base_")] + in_folders(group)
     if group == "hydra/launcher":
         return f"{group}={name} is unknown: choose one of {', '.join(choices)} ({EXTRAS})"
     close = get_close_matches(name, choices, n=1)
     hint = f"did you mean {group}={close[0]}? All: " if close else "choose one of "
     return f"{group}={name} is unknown: {hint}{', '.join(choices)}{_own_file(group, name)}"
-
-
-def _in_folders(group: str) -> list[str]:
-    """Combinations that lie in a folder of their kind, such as methods/gtsrb."""
-    folder = conf_dir() / group
-    files = sorted(folder.glob("*/*.yaml")) if group in COMBINATIONS else []
-    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
 def _own_file(group: str, name: str) -> str:

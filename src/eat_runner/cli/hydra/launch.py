@@ -75,8 +75,6 @@ def check_flags(arguments: Sequence[str]) -> Namespace:
         raise UserError("only one of --run, --multirun, --cfg, --info and --shell-completion can be used at a time")
     if flags.resolve and flags.cfg is None:
         raise UserError("--resolve goes with --cfg: write --cfg job --resolve")
-    if flags.shell_completion and sum(o.startswith(("install=", "uninstall=", "query=")) for o in flags.overrides) != 1:
-        raise UserError(f"--shell-completion needs a shell: write {PROGRAM} -sc install=bash (or zsh, fish)")
     return flags
 
 
