@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from eat_runner import models
 from eat_runner.config import L0Config, ModelConfig
 from eat_runner.errors import UserError
-from eat_runner.penalties.in_backward import Addition
+from eat_runner.penalties.in_backward import Addition, penalise
+from eat_runner.penalties.l0 import L0
 from eat_runner.penalties.observer import Observer
 
 # Mean over the 7 calls without dropout of sum(x²/(x²+sigma))/n of the network below, batch 4, float64
@@ -316,3 +317,26 @@ def test_the_value_is_left_out_where_it_is_not_wanted():
             assert (value is not None) == wanted
         gradients.append(model[0].weight.grad.clone())
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_is_added_to_in_float32_and_rounded_once(dtype):
+    """Mixed types would take several times as long."""
+    types = set()
+
+    class Noting(L0):
+        def adder(self, below, above):
+            add = super().adder(below, above)
+            return lambda *tensors: (types.update(t.dtype for t in tensors), add(*tensors))
+
+    torch.manual_seed(0)
+    leaf = torch.randn(6, 4, 16, 16, dtype=dtype, requires_grad=True)
+    x = leaf * 1.0
+    penalise(x, Noting(L0Config(sigma=1e-1)), lambda values: 2.0)
+    flows = torch.randn_like(x)
+    x.backward(flows)
+    exact, v = flows.double(), leaf.detach().double()
+    exact = exact + 2.0 * 2 * 1e-1 * v / (v**2 + 1e-1) ** 2
+    assert types == {torch.float32}
+    half_a_step = torch.finfo(dtype).eps / 2
+    assert ((leaf.grad.double() - exact).abs() <= 1.01 * half_a_step * exact.abs() + 1e-5).all()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from eat_runner.penalties.base import InBackward
+from eat_runner.penalties.base import InBackward, widened
 from eat_runner.taps import Call, version_of
 
 BLOCK = 262_144  # elements: large enough to hide the cost of a call, small enough for a core's caches
@@ -55,8 +55,14 @@ class Addition:
         if above == 0.0:
             return gradient
         add = self.surrogate.adder(weight, above)
+        narrow = blockwise(gradient) and gradient.dtype in (torch.bfloat16, torch.float16)
         for rows in _blocks(gradient, self.rows):
-            add(part(gradient, rows), values(rows), part(out, rows))
+            if narrow:  # mixed types take several times as long, with the same result
+                wide = widened(part(gradient, rows))
+                add(wide, widened(values(rows)), wide)
+                part(out, rows).copy_(wide)
+            else:
+                add(part(gradient, rows), values(rows), part(out, rows))
         if self.rows is not ... and out is not gradient:
             rest = slice(self.rows.stop, None)
             out[rest] = gradient[rest]
