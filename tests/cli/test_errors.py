@@ -93,6 +93,11 @@ BAD: dict[str, str] = {
     "penalty.sigma=0": f"penalty.sigma=0 {ABOVE_0}",
     "penalty.sigma=nan": f"penalty.sigma=nan {ABOVE_0}",
     "-m penalty.sigma=1e-4,0": f"penalty.sigma=0 {ABOVE_0}",
+    "teacher=parent": "teacher=parent is the network that a training starts from: give one, init=RUN, or a path",
+    "teacher=parent init=run trainer.epochs=0": "teacher=parent has nobody to teach with trainer.epochs=0: "
+    "leave it out",
+    "teacher=parent init=run teacher.temperature=0": f"teacher.temperature=0 {ABOVE_0}",
+    "teacher=parent init=run teacher.weight=-1": f"teacher.weight=-1 {ABOVE_0}",
     "penalty.sample=0": f"penalty.sample=0 {ABOVE_0}",
     "penalty=l1 penalty.sample=1.5": "penalty.sample=1.5 is out of range: it must be between 0 and 1",
     "penalty=hoyer lambda=1 penalty.sample=0.5": "penalty.sample=0.5: penalty=hoyer is no sum over the images, so none "

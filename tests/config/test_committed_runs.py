@@ -18,7 +18,7 @@ from eat_runner.config import (
 from eat_runner.config.groups import method_groups
 from eat_runner.config.hardware import SCHEMAS
 from eat_runner.config.identity import FRESH, Start, baseline_id, determinants, run_id
-from eat_runner.config.root import default_methods
+from eat_runner.config.root import default_methods, default_others
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 COMMITTED = 287  # at least so many
@@ -41,6 +41,8 @@ def rebuilt(schema: type[Any], values: dict[str, Any]) -> Any:
 
 def config_of(record: dict[str, Any]) -> ExperimentConfig:
     values = dict(record["config"])
+    values.pop("others", None)
+    others = {name: rebuilt(type(other), values.pop(name, {})) for name, other in default_others().items()}
     chosen = {name: values.pop(name) for name in method_groups() if name in values}
     groups = {name: rebuilt(schema, values[name]) for name, schema in GROUPS.items()}
     groups["methods"] = default_methods() | {
@@ -50,7 +52,7 @@ def config_of(record: dict[str, Any]) -> ExperimentConfig:
     # a record of a baseline has a sigma, too
     penalised = values["penalty"]["name"] == "l0"
     groups["penalty"] = rebuilt(L0Config, values["penalty"]) if penalised else PenaltyConfig()
-    return rebuilt(ExperimentConfig, values | groups)
+    return rebuilt(ExperimentConfig, values | groups | {"others": others})
 
 
 def test_every_committed_run_is_found_again_by_its_configuration() -> None:

@@ -38,8 +38,9 @@ def test_registry_and_files_have_the_same_names(group: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_file_composes_within_its_ranges_under_its_own_name(group: str, name: str) -> None:
-    # the default prices 32 bits alone, and a path has no strengths of its own
-    fitting = {"bits": ["hardware=fused_45nm_int8"], "path": ["path.over=[0.5]", "pruning=energy", "lambda=1"]}
+    # the default prices 32 bits alone, a path has no strengths of its own, and a teacher is what a training starts from
+    path = ["path.over=[0.5]", "pruning=energy", "lambda=1"]
+    fitting = {"bits": ["hardware=fused_45nm_int8"], "path": path, "teacher": ["init=run"]}
     if name == DEFAULT:
         fitting = {}
     config = compose_experiment([f"{group}={name}", *fitting.get(group, [])])

@@ -25,6 +25,8 @@ Lineage = tuple[tuple[str, ...], tuple[str, ...]]
 def lineage(record: RunRecord) -> Lineage:
     """KeyError, TypeError or AttributeError where the record is no run's."""
     own = [_method(record, group) for group in method_groups() if _choice(record.config, group) != NONE]
+    if "teacher" in record.determinants:
+        own.append(printable(f"teacher={record.determinants['teacher']['name']}"))
     before = record.changes[: max(len(record.changes) - len(own), 0)]
     if is_penalised(record.config["lambda"], record.config["penalty"]["name"]):
         own.append(_penalty(record.config["penalty"]))

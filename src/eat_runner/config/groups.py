@@ -14,6 +14,7 @@ from eat_runner.config.model import ModelConfig
 from eat_runner.config.path import PathConfig
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.config.schedule import ScheduleConfig
+from eat_runner.config.teacher import TeacherConfig
 from eat_runner.config.thresholds import ThresholdsConfig
 from eat_runner.config.trainer import MeterConfig, TrainerConfig
 
@@ -58,6 +59,9 @@ GROUPS: dict[str, Group] = {
     "compact": Group(schemas={"compact": CompactConfig}, about="dead channels that are taken out", method=True),
     "path": Group(
         schemas={"path": PathConfig}, about="a front from one training, point by point", hashed=False, later=True
+    ),
+    "teacher": Group(
+        schemas={"teacher": TeacherConfig}, about="a network whose answers are learnt, too", later=True, varied=True
     ),
     "loggers": Group(schemas=logger.SCHEMAS, about="who is told about a run, a list", hashed=False),
 }

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from eat_runner.config.groups import GROUPS
+from eat_runner.config.groups import DEFAULT, GROUPS
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.root import ExperimentConfig, is_baseline
 from eat_runner.config.schedule import ScheduleConfig
@@ -117,7 +117,8 @@ def baseline_id(config: ExperimentConfig, data_fingerprint: str, start: Start = 
 def is_plain_baseline(values: Mapping[str, Any]) -> bool:
     """``ExperimentConfig.is_baseline`` of a configuration that ``as_plain`` wrote, or of a run's determinants."""
     methods = (values[name]["name"] for name, group in GROUPS.items() if group.method and name in values)
-    return is_baseline(values["lambda"], values["penalty"]["name"], methods)
+    untaught = values.get("teacher", {}).get("name", DEFAULT) == DEFAULT
+    return untaught and is_baseline(values["lambda"], values["penalty"]["name"], methods)
 
 
 def preparation(config: ExperimentConfig) -> str:

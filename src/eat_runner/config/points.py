@@ -7,6 +7,7 @@ from pathlib import Path
 from eat_runner.config.identity import FRESH, Start, run_id
 from eat_runner.config.path import PathConfig
 from eat_runner.config.root import ExperimentConfig, default_methods
+from eat_runner.config.teacher import TeacherConfig
 
 
 def points(
@@ -23,7 +24,8 @@ def points(
         return
     alone = replace(config, others=config.others | {"path": PathConfig()})
     trainer = replace(config.trainer, epochs=path.epochs, lr=path.lr)
-    point = replace(alone, lambda_=0.0, methods=default_methods(), budget=None)
+    untaught = alone.others | {"teacher": TeacherConfig()}  # the first has no network before it
+    point = replace(alone, lambda_=0.0, methods=default_methods(), budget=None, others=untaught)
     yield point, start
     for strength in path.strengths:
         parent = run_id(point, data_fingerprint, start)

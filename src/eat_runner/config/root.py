@@ -45,7 +45,8 @@ def is_penalised(lambda_: float, penalty: str) -> bool:
 
 
 def is_baseline(lambda_: float, penalty: str, methods: Iterable[str]) -> bool:
-    """Standard training (ST): no penalty and no method. penalty, methods: their names."""
+    """Standard training (ST): no penalty and no method, and no teacher, which the caller knows of. penalty, methods:
+    their names."""
     return not is_penalised(lambda_, penalty) and all(name == NONE for name in methods)
 
 
@@ -99,6 +100,7 @@ class ExperimentConfig:
         self._check_bits_fit()
         self._check_budget()
         self._check_path()
+        self._check_teacher()
         if self.schedule.target is not None and self.is_penalised and self.penalty.name != "l0":
             raise UserError(
                 f"schedule.target={self.schedule.target:g} is a density, and penalty={self.penalty.name} counts none: "
@@ -135,6 +137,15 @@ class ExperimentConfig:
             raise UserError("path=density needs pruning: choose pruning=magnitude or pruning=energy")
         if path.name == "budget" and self.budget_uj is not None:
             raise UserError(f"path=budget and budget_uj={self.budget_uj:g} say the same: leave one out")
+
+    def _check_teacher(self) -> None:
+        teacher = self.group("teacher")
+        if teacher.is_chosen and self.init is None and not self.group("path").is_chosen:
+            raise UserError(
+                f"teacher={teacher.name} is the network that a training starts from: give one, init=RUN, or a path"
+            )
+        if teacher.is_chosen and not self.trainer.epochs:
+            raise UserError(f"teacher={teacher.name} has nobody to teach with trainer.epochs=0: leave it out")
 
     def _check_counts_fit(self) -> None:
         """Hardware that could not price the run's counts is refused now rather than after the training."""
@@ -203,7 +214,9 @@ class ExperimentConfig:
 
     @property
     def is_baseline(self) -> bool:
-        return is_baseline(self.lambda_, self.penalty.name, (method.name for method in self.methods.values()))
+        untaught = not self.group("teacher").is_chosen
+        methods = (method.name for method in self.methods.values())
+        return untaught and is_baseline(self.lambda_, self.penalty.name, methods)
 
     @property
     def reads_hardware(self) -> bool:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from eat_runner.penalties.observer import Observer
 from eat_runner.run.locate import Job, locate
 from eat_runner.train.evaluate import LOOK, evaluate, pixels_of
 from eat_runner.train.loop import Trainer, is_compiled
+from eat_runner.train.teacher import Teacher
 
 LEAST = 2  # images that show whether a network can be counted and priced, before it is trained
 
@@ -32,17 +34,18 @@ LEAST = 2  # images that show whether a network can be counted and priced, befor
 @dataclass
 class Experiment(Job):
     """One run's parts. methods: by config group, in the order in which they act. messages: for a person. budget: None
-    where there is none. held: the zeros of a parent that was pruned."""
+    where there is none. held: the zeros of a parent that was pruned. teacher: the parent as it was, if it teaches."""
 
     network: Network
     methods: dict[str, Method]
     messages: list[str]
     budget: Budget | None = None
     held: Held | None = None
+    teacher: Teacher | None = None
 
     def trainer(self) -> Trainer:
         """At the beginning of the training."""
-        return Trainer(self.network, self.dataset, self.config, self.device, self.methods, self.held)
+        return Trainer(self.network, self.dataset, self.config, self.device, self.methods, self.held, self.teacher)
 
 
 def build(job: Job) -> Experiment:
@@ -68,6 +71,8 @@ def build(job: Job) -> Experiment:
         messages += models.load_weights(network.module, Path(config.init))
         if any(change.get("method") == "pruning" for change in job.origin.changes):
             held = Held(network.module)
+    taught = config.group("teacher")
+    teacher = Teacher(deepcopy(network.module), taught) if taught.is_chosen else None
     compacts = "compact" in config.chosen_methods
     budget = Budget.of(config.hardware, config.budget, config.budget_uj, as_built, compacts) if as_built else None
     methods = build_methods(config.chosen_methods, config.hardware, budget)
@@ -81,7 +86,9 @@ def build(job: Job) -> Experiment:
         Observer(network.module, config.penalty, pair, in_backward=True, hardware=config.hardware).rehearse(pair)
     if budget is not None and as_built is not None and "compact" not in methods:
         _refuse_impossible(budget, as_built, methods.values())
-    return Experiment(**vars(job), network=network, methods=methods, messages=messages, budget=budget, held=held)
+    return Experiment(
+        **vars(job), network=network, methods=methods, messages=messages, budget=budget, held=held, teacher=teacher
+    )
 
 
 def _look(network: Network, job: Job, images: int) -> Counts:

@@ -34,6 +34,7 @@ from eat_runner.train.evaluate import LOOK, LOOKED_AT, TRAIN, VALIDATION, Evalua
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
 from eat_runner.train.step import Step
+from eat_runner.train.teacher import Teacher
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
 STEPS_BETWEEN_PENALTIES = 20  # whose value is taken for the record; its gradient is added in every step
@@ -56,16 +57,19 @@ class Trainer:
         device: torch.device,
         methods: Mapping[str, Method] | None = None,
         held: Held | None = None,
+        teacher: Teacher | None = None,
     ):
         """methods: by config group, in the order in which they act; they have seen the network already (on_build).
-        held: zeros that stay."""
+        held: zeros that stay. teacher: whose answers are learnt, too."""
         self.network, self.dataset, self.config = network, dataset, config
         self.methods = dict(methods or {})
         self.held = held
         self.model = network.module.to(device)
         settings = config.trainer
-        if settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.terms = () if teacher is None else (teacher,)
+        for module in (self.model, *(term.network.to(device) for term in self.terms)):
+            if settings.channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pixels = pixels_of(network, dataset, device)
         self.steps = steps_per_epoch(len(dataset.train), settings.batch_size)
         self.optimizer = torch.optim.SGD(
@@ -216,6 +220,7 @@ class Trainer:
             optimizer=self.optimizer,
             penalty=self.penalty,
             methods=tuple(self.methods.values()),
+            terms=self.terms,
             autocast=self._autocast,
         )
 
