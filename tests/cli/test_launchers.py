@@ -1,4 +1,4 @@
-"""hydra/launcher=joblib: several runs at once on one machine. hydra/launcher=slurm: test_slurm.py."""
+"""hydra/launcher=joblib and ray: several runs at once. hydra/launcher=slurm: test_slurm.py."""
 
 import os
 import re
@@ -119,3 +119,22 @@ def test_a_failing_run_fails_alone_or_stops_the_others(tmp_path: Path) -> None:
     (results(folder) / name).unlink()
     assert finish(folder, sweep) == 0
     assert (results(folder) / "summary.csv").read_text().count("finished") == 4
+
+
+@pytest.mark.skipif(not find_spec("ray"), reason="the extra ray is not there")
+def test_ray_makes_the_same_runs_and_a_failing_one_fails_alone(tmp_path: Path) -> None:
+    sweep = "-m lambda=0,1 trainer.epochs=1"
+    assert finish(tmp_path / "basic", sweep) == 0, output(tmp_path / "basic")
+    assert finish(tmp_path / "ray", f"{sweep} plan=true") == 0
+    [name] = re.findall(r"\S+-lambda1-seed0-\S+", output(tmp_path / "ray"))
+    results(tmp_path / "ray").mkdir(parents=True)
+    (results(tmp_path / "ray") / name).touch()  # where its folder should be
+    for code, told in ((1, "run lambda=1 seed=0 failed: FileExistsError: "), (0, "")):
+        process = start(tmp_path / "ray", f"{sweep} hydra/launcher=ray")
+        text, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == code, text
+        assert told in text
+        if code:
+            (results(tmp_path / "ray") / name).unlink()
+    assert outcomes(tmp_path / "ray") == outcomes(tmp_path / "basic")
+    assert not session(process.pid)
