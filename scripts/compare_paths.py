@@ -33,12 +33,12 @@ def compare(folders: list[Path], hardware: str) -> pd.DataFrame:
     """A row for each folder, means over the seeds that all have; the first is what the others are compared with.
 
     points: runs of a seed. epochs, core_seconds: of all of a seed's trainings. hypervolume: on the validation split,
-    against accuracy 0 at the largest energy of standard training in any folder, as a share of that energy; gain: what
-    it has more than standard training alone. energy_N: the lowest energy at most N points below standard training, as
+    against accuracy 0 at what standard training needs without zero-skipping, as a share of that energy; gain: what it
+    has more than standard training alone. energy_N: the lowest energy at most N points below standard training, as
     a share of its energy, both on the validation split. _share: beside the first folder's.
     """
     tables = {folder: _runs(folder, hardware) for folder in folders}
-    worst = max(table.loc[table["is_baseline"], "energy_validation"].max() for table in tables.values())
+    worst = max(table.loc[table["is_baseline"], "dense"].max() for table in tables.values())
     seeds = set[int].intersection(*({*table["seed"]} for table in tables.values()))
     rows = [
         {"folder": folder.name, "seeds": len(seeds)} | pd.DataFrame(measured).mean().to_dict()
