@@ -7,6 +7,8 @@ import pytest
 
 from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.report import command
+from eat_runner.config.pruning import PruningConfig
+from eat_runner.config.root import default_methods
 from run_folders import accuracy, config, write_run
 
 LAMBDAS = (0, 1, 3)
@@ -47,9 +49,10 @@ def test_the_cheapest_at_an_accuracy_then_the_most_accurate_at_its_energy(
         path, told = chosen(capsys, str(sweep), "--min-accuracy", str(mean(lambda_) - 1e-6))
         assert path.parent == sweep
         assert f"-lambda{lambda_:g}-seed0-" in path.name
-        assert f"accuracy {mean(lambda_):.4f}, " in told
+        assert f": validation accuracy {mean(lambda_):.4f}, " in told
         assert told.endswith(" (mean of 2 seeds), fused_45nm")
         needs[lambda_] = energy(told)
+        assert chosen(capsys, str(sweep), "--min-accuracy", f"{100 * mean(lambda_) - 1e-4}%") == (path, told)
     assert sorted(needs.values(), reverse=True) == list(needs.values())
     # at its energy (shown in four digits) the middle one is the most accurate, whatever less would do
     limits = ["--max-uj", str(needs[1] * 1.001), "--min-accuracy", str(mean(3) - 1e-6)]
@@ -61,7 +64,50 @@ def test_test_accuracy_chooses_only_by_the_papers_rule(tmp_path: Path, capsys: p
     write_run(tmp_path, config(0.0), accuracy={"train": 0.9, "validation": 0.9, "test": 0.5})
     write_run(tmp_path, config(1.0), accuracy={"train": 0.9, "validation": 0.5, "test": 0.9})
     assert "-lambda0-" in chosen(capsys, str(tmp_path), "--min-accuracy", "0.8")[0].name
-    assert "-lambda1-" in chosen(capsys, str(tmp_path), "--min-accuracy", "0.8", "--selection", "paper")[0].name
+    path, told = chosen(capsys, str(tmp_path), "--min-accuracy", "0.8", "--selection", "paper")
+    assert "-lambda1-" in path.name
+    assert ": test accuracy 0.9000, " in told
+
+
+def test_of_several_networks_the_name_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference's, too. Width 64 is resnet18's own, which a run's determinants leave out."""
+    methods = default_methods() | {"pruning": PruningConfig(name="magnitude", density=0.1)}
+    most_accurate: list[str] = []
+    for width in (16, 64):
+        for lambda_, more in ((0.0, {}), (1.0, {}), (0.0, {"methods": methods})):
+            share = 0.9 + 0.01 * len(most_accurate)
+            shares = {"train": 0.9, "validation": share, "test": 0.9}
+            write_run(tmp_path, config(lambda_, width=width, **more), blocks=1, accuracy=shares)
+            most_accurate.append(chosen(capsys, str(tmp_path), "--max-uj", "1e6")[1].split(": ")[0])
+    assert most_accurate == [
+        "standard training, width 16",
+        "EAT, λ 1",
+        "pruning=magnitude",
+        "resnet18, width 64, standard training",
+        "resnet18, width 64, EAT, λ 1",
+        "resnet18, width 64, pruning=magnitude",
+    ]
+    narrow = chosen(capsys, str(tmp_path), "--max-uj", "1e6", "--min-accuracy", "0.9", "--selection", "paper")[1]
+    assert narrow.startswith("resnet18, width 16, pruning=magnitude: test accuracy 0.9000")
+
+
+def test_finished_runs_without_a_price_are_counted_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, config(0.0), blocks=1)
+    write_run(tmp_path, config(1.0), status="failed")
+    for seed, batch in enumerate((50, 50, 20)):
+        write_run(tmp_path, config(2.0, seed), blocks=1, meter={"batch": batch, "threshold": 0.0})
+    command([str(tmp_path), "--select", "--hardware", "published", "--min-accuracy", "0.5"])
+    printed = capsys.readouterr()
+    fifty, twenty, told = printed.err.splitlines()
+    for line, number, batch in ((fifty, 2, 50), (twenty, 1, 20)):
+        assert line.startswith(f"{number} of 4 finished runs left out: hardware published needs counts with ")
+        assert f"these have {batch}: " in line
+        assert "--hardware names another price list" in line
+    assert told.startswith("standard training")
+    assert "-lambda0-" in printed.out
+    assert printed.out.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -69,20 +115,30 @@ def test_test_accuracy_chooses_only_by_the_papers_rule(tmp_path: Path, capsys: p
     [
         (
             ["--select", "--max-uj", "0.001"],
-            r"no run needs at most 0.001 uJ per image: the nearest is EAT, λ 3: accuracy ",
+            r"no run needs at most 0.001 uJ per image: the nearest, what needs least, is EAT, λ 3: validation ",
         ),
         (
             ["--select", "--min-accuracy", "0.999"],
-            r"no run is at least 0.999 accurate: the nearest is standard training, width 16: accuracy 0.9545, ",
+            r"no run is at least 0.999 accurate: the nearest, the most accurate, is standard training, width 16: "
+            r"validation accuracy 0.9545, ",
         ),
         (
             ["--select", "--max-uj", "1e6", "--min-accuracy", "0.999"],
-            r"no run needs at most 1e\+06 uJ per image and is at least 0.999 accurate: the nearest is standard",
+            r"no run needs at most 1e\+06 uJ per image and is at least 0.999 accurate: the nearest, the most accurate "
+            r"within the energy, is standard",
+        ),
+        (
+            ["--select", "--max-uj", "0.001", "--min-accuracy", "99.9%"],
+            r"no run needs at most 0.001 uJ per image and is at least 0.999 accurate: the nearest, what needs least, "
+            r"is EAT, λ 3: ",
         ),
         (["--max-uj", "3"], r"--max-uj and --min-accuracy choose a run to print: add --select$"),
         (["--select", "--max-uj", "ten"], r"argument --max-uj: ten is not a number above 0"),
         (["--select", "--max-uj", "-1"], r"argument --max-uj: -1 is not a number above 0"),
         (["--select", "--min-accuracy", "95"], r"argument --min-accuracy: 95 is not a share between 0 and 1, as 0.95"),
+        (["--select", "--min-accuracy", "101%"], r"argument --min-accuracy: 101% is not a share between 0 and 1, as"),
+        (["--select", "--min-accuracy", "%"], r"argument --min-accuracy: % is not a share between 0 and 1, as"),
+        (["--select", "--max-uj", "30%"], r"argument --max-uj: 30% is not a number above 0"),
         (
             ["--select", "--max-uj", "3", "--hardware", "eyeriss_65nm"],
             r"--max-uj: the prices of eyeriss_65nm are relative, so there are no joules: use --min-accuracy$",

@@ -119,9 +119,9 @@ def test_settings_carry_the_parameters_in_which_they_differ(page: Path) -> None:
     }
     assert {"width", "lambda", "method"} <= set(data["parameters"])
     assert not {"dataset", "model", "seed"} & set(data["parameters"])
-    assert values["EAT, λ 3"]["lambda"] == 3
-    assert values["dense narrow networks, width 8"]["width"] == 8
-    assert [s["name"] for s in data["settings"] if s["reference"]] == ["standard training, width 16"]
+    assert values["resnet18, width 16, EAT, λ 3"]["lambda"] == 3
+    assert values["resnet18, width 8, standard training"]["width"] == 8
+    assert [s["name"] for s in data["settings"] if s["reference"]] == ["resnet18, width 16, standard training"]
     assert data["runs"]["folder"][0].startswith("../")
     assert data["name"] == "demo"
 
@@ -167,7 +167,8 @@ def test_a_page_of_many_runs_has_those_of_the_front_first(
     sweep: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = shown(page)
-    assert [setting["name"] for setting in whole["settings"]][-1] == "EAT, λ 0.5"  # the only one that others beat
+    beaten = "resnet18, width 16, EAT, λ 0.5"  # the only one that others beat
+    assert [setting["name"] for setting in whole["settings"]][-1] == beaten
     monkeypatch.setattr(html.data, "MOST_RUNS", 4)
     data = shown(written(sweep, tmp_path))
     assert data["runs"]["id"] == whole["runs"]["id"][:3]  # the fourth is one of two seeds, which stay together

@@ -122,27 +122,43 @@ def line_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
 
 
 def point_names(table: pd.DataFrame, reference: str | None) -> pd.Series:
-    """What tells a setting from the others of its line (column ``line``): network, lambda, knobs. A number that is not
-    as usual is told as soon as it varies among all settings, all else where the line has several of it."""
+    """What tells a setting from the others of its line (column ``line``): network, lambda, knobs."""
     networks = set(table["network"] if reference is None else table.loc[[reference], "network"])
     network = networks.pop() if len(networks) == 1 else ""  # that goes without saying
+    names: list[str] = []
+    for setting, knobs in zip(table.to_dict("records"), _told_knobs(table), strict=True):
+        same = setting["network"] == network and setting["method"] != STANDARD
+        names.append(", ".join([*([] if same else [_without_model(setting)]), *knobs]) or setting["line"])
+    return pd.Series(names, table.index, dtype="object")
+
+
+def full_names(table: pd.DataFrame) -> pd.Series:
+    """A name for each setting that tells it from all others: of several networks its own, with the width where
+    widths differ, then method, lambda, knobs. Of one network, ``line`` and ``point``."""
+    if table["network"].nunique() < 2:
+        both = zip(table["line"], table["point"], strict=True)
+        return pd.Series([line if line == point else f"{line}, {point}" for line, point in both], table.index)
+    widths = table["width"].nunique() > 1
+    names = [
+        ", ".join([_with_width(setting) if widths else setting["network"], setting["method"], *knobs])
+        for setting, knobs in zip(table.to_dict("records"), _told_knobs(table), strict=True)
+    ]
+    return pd.Series(names, table.index, dtype="object")
+
+
+def _told_knobs(table: pd.DataFrame) -> list[list[str]]:
+    """For each setting its lambda and knobs, in words. A number that is not as usual is told as soon as it varies among
+    all settings, all else where the setting's line has several of it."""
     keys = [key for key in (*NAMING, *knobs_of(table)) if key not in method_groups() and not key.startswith(PRICES)]
-    names: dict[str, str] = {}
-    for _, line in table.groupby("line"):
-        several = {key for key in keys if _differs(line, key)}
-        for setting_id, setting in zip(line.index, line.to_dict("records"), strict=True):
-            numbers = {key for key in keys if key not in NAMING and _is_number(setting[key])}
-            told = [key for key in keys if key in several or (key in numbers and not _is_usual(key, setting[key]))]
-            names[setting_id] = _point_name(setting, network, told)
-    return pd.Series(names, dtype="object").reindex(table.index)
-
-
-def _point_name(setting: Mapping[str, Any], network: str, keys: Iterable[str]) -> str:
-    same = setting["network"] == network and setting["method"] != STANDARD
-    told = [] if same else [_without_model(setting)]
-    told += [f"λ {setting['lambda']:g}"] if setting["lambda"] else []
-    told += [_told(key, setting[key]) for key in keys if _says_something(setting[key])]
-    return ", ".join(told) or setting["line"]
+    several = {name: {key for key in keys if _differs(line, key)} for name, line in table.groupby("line")}
+    knobs: list[list[str]] = []
+    for setting in table.to_dict("records"):
+        numbers = {key for key in keys if key not in NAMING and _is_number(setting[key])}
+        unusual = {key for key in numbers if not _is_usual(key, setting[key])}
+        told = [key for key in keys if key in several[setting["line"]] | unusual and _says_something(setting[key])]
+        lambda_ = [f"λ {setting['lambda']:g}"] if setting["lambda"] else []
+        knobs.append(lambda_ + [_told(key, setting[key]) for key in told])
+    return knobs
 
 
 def _is_usual(key: str, value: Any) -> bool:
@@ -161,6 +177,13 @@ def _is_number(value: Any) -> bool:
 def _without_model(setting: Mapping[str, Any]) -> str:
     """A network's name without its model, which the line tells."""
     return setting["network"].removeprefix(setting["model"]).strip(", ") or f"width {setting['width']}"
+
+
+def _with_width(setting: Mapping[str, Any]) -> str:
+    """A network's name with its width, also where it is the standard network's."""
+    network, model, width = setting["network"], setting["model"], setting["width"]
+    rest = network.removeprefix(model)
+    return network if pd.isna(width) or rest.startswith(", width ") else f"{model}, width {width}{rest}"
 
 
 def _differs(table: pd.DataFrame, key: str) -> bool:

@@ -11,6 +11,7 @@ from eat_runner.analysis.families import (
     DESCRIBING,
     MEASURES,
     at_same_seed,
+    full_names,
     knobs_of,
     line_names,
     over_seeds,
@@ -59,10 +60,10 @@ class Front:
 
     settings: by setting_id, as ``families.settings``, sorted by x; on_front: no other beats it; selected: what the rule
     picks; knee: see ``knee``; name: what tells it from the others; short: from those of its network; line, point: which
-    line of the front it is on, and what it is called there. runs: theirs, by setting and seed. reference: the
-    setting_id of the standard training (lambda 0) that the rule and relative energies look at. floor: mean of the runs'
-    floors, where x is the ratio. worst: x of the point that hypervolume is taken against; its accuracy is 0. remarks:
-    what is missing or should be known, in sentences.
+    line of the front it is on, and what it is called there; full_name: where it stands alone. runs: theirs, by setting
+    and seed. reference: the setting_id of the standard training (lambda 0) that the rule and relative energies look at.
+    floor: mean of the runs' floors, where x is the ratio. worst: x of the point that hypervolume is taken against; its
+    accuracy is 0. remarks: what is missing or should be known, in sentences.
     selected_at_corners: what the rule picks under the prices at each corner of the hardware's ranges
     (config/hardware.py, ``corners``), in order.
     """
@@ -89,9 +90,8 @@ class Front:
         return int(self.settings["n"].min()), int(self.settings["n"].max())
 
     def name_of(self, setting_id: str) -> str:
-        """A name that tells it from all others of the front: its line's, and what it is called there."""
-        line, point = self.settings.loc[setting_id, ["line", "point"]]
-        return str(line) if point == line else f"{line}, {point}"
+        """A name that tells it from all others of the front (``families.full_names``)."""
+        return str(self.settings.at[setting_id, "full_name"])
 
     def runs_of(self, setting_id: str) -> pd.DataFrame:
         """A setting's runs, by seed."""
@@ -135,6 +135,7 @@ def _front(family: str, runs: pd.DataFrame, selection: str, points: float, axes:
         table["name"] = table["network"] + ", " + table["short"]
     table["line"] = line_names(table, reference)
     table["point"] = point_names(table, reference)
+    table["full_name"] = full_names(table)
     accuracy, energy = table[y].tolist(), table[x].tolist()
     on_front = non_dominated(accuracy, energy)
     bend = knee([accuracy[i] for i in on_front], [energy[i] for i in on_front])

@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from eat_runner.analysis.columns import BY, X, Y
@@ -42,8 +42,9 @@ def command(arguments: Sequence[str]) -> None:
 
     hardware = report.choose_hardware(folders, options.hardware)
     if options.max_uj is not None or options.min_accuracy is not None:
-        choice = report.choose_run(folders, hardware, options.selection, options.max_uj, options.min_accuracy)
-        print(printable(f"{choice.told}, {hardware.name}", longest=None), file=sys.stderr)
+        limits = options.max_uj, options.min_accuracy
+        choice = report.choose_run(folders, hardware, options.selection, *limits, say=_say)
+        _say(printable(f"{choice.told}, {hardware.name}", longest=None))
         _print_path(choice.folder)
         return
     axes = report.choose_axes(hardware, options.by, options.x, options.y)
@@ -55,6 +56,10 @@ def command(arguments: Sequence[str]) -> None:
     report.show(report.write_report(folders, hardware, options.selection, options.output, options.by, axes, page_of))
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def _print_path(path: str) -> None:
     """A program gets the path as it is, a terminal what it can show."""
     shown = printable(path, longest=None) if sys.stdout.isatty() else path
@@ -62,19 +67,26 @@ def _print_path(path: str) -> None:
 
 
 def _energy(text: str) -> float:
-    return _number(text, lambda value: 0 < value < math.inf, "a number above 0")
+    value = _number(text)
+    return _checked(text, value, 0 < value < math.inf, "a number above 0")
 
 
 def _accuracy(text: str) -> float:
-    return _number(text, lambda value: 0 <= value <= 1, "a share between 0 and 1, as 0.95")
+    number = text.removesuffix("%")
+    value = _number(number) / (1 if number == text else 100)
+    return _checked(text, value, 0 <= value <= 1, "a share between 0 and 1, as 0.95 or 95%")
 
 
-def _number(text: str, fits: Callable[[float], bool], what: str) -> float:
+def _number(text: str) -> float:
+    """NaN where it is none."""
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
-    if not fits(value):
+        return math.nan
+
+
+def _checked(text: str, value: float, fits: bool, what: str) -> float:
+    if not fits:
         raise argparse.ArgumentTypeError(f"{text} is not {what}")
     return value
 
@@ -140,8 +152,8 @@ def _parser() -> Parser:
         "--min-accuracy",
         type=_accuracy,
         metavar="SHARE",
-        help="with --select: of the runs with at least this validation accuracy (0.95), the one that needs least; with "
-        "--max-uj both hold",
+        help="with --select: of the runs with at least this validation accuracy (0.95 or 95%%), the one that needs "
+        "least; with --max-uj both hold",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", completer=folders, help="where the report goes; default: FOLDER"

@@ -1,6 +1,6 @@
 """Folders of runs -> tables, figures, and what a person is told about them. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from eat_runner.analysis.choosing import Choice, choose
+from eat_runner.analysis.choosing import Choice, choose, left_out
 from eat_runner.analysis.columns import X, Y
 from eat_runner.analysis.equal_accuracy import equal_accuracy
 from eat_runner.analysis.layers import LayerPanel, layer_panel
@@ -120,13 +120,18 @@ def choose_run(
     selection: str = "validation",
     max_uj: float | None = None,
     min_accuracy: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Choice:
-    """The run that ``choosing.choose`` picks among all that share their images. UserError as it and ``collate`` raise,
-    and where the runs are of several data sets."""
-    found = fronts(collate(folders, hardware, "dataset"), selection)
+    """The run that ``choosing.choose`` picks among all that share their images. say: is told which finished runs could
+    not be looked at, a line a reason. UserError as ``choose`` and ``collate`` raise, and where the runs are of several
+    data sets."""
+    runs = collate(folders, hardware, "dataset")
+    found = fronts(runs, selection)
     if len(found) != 1:
         families = ", ".join(front.family for front in found) or "no run that is finished"
         raise UserError(f"a run can be chosen among those on the same data, here are {families}: name one folder")
+    for line in left_out(runs, hardware):
+        say(line)
     return choose(found[0], hardware, selection, max_uj, min_accuracy)
 
 

@@ -95,7 +95,6 @@ def _settings(report: Report) -> pd.DataFrame:
         front.settings.assign(
             family_number=number,
             is_reference=front.settings.index == front.reference,
-            full_name=[front.name_of(setting) for setting in front.settings.index],
         )
         for number, front in enumerate(report.fronts)
     ]
