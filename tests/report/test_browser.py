@@ -1,5 +1,6 @@
 """report.html in a real Chromium: what it draws, and what a mouse, a keyboard and a hostile run do to it."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from eat_runner.cli.report import command
 from eat_runner.config.pruning import PruningConfig
 from eat_runner.config.root import default_methods
 from eat_runner.energy.hardware import load_hardware
+from eat_runner.errors import UserError
 from eat_runner.report import QUICK_PAGE, choose_axes
 from eat_runner.report.html.data import CURVES, MOST_DETAILS_BYTES
 from pages import HARDWARE, written
@@ -130,9 +132,9 @@ def test_hovering_tells_run_parameters_numbers_and_seeds(sweep: Path, visit: Cal
     page = visit(sweep / "report.html")
     tip = page.locator("#tip")
     assert tip.is_hidden()
-    point(page, "EAT, λ 2").hover(force=True)
+    point(page, "resnet18, width 16, EAT, λ 2").hover(force=True)
     told = tip.inner_text()
-    assert told.startswith("EAT, λ 2\n")
+    assert told.startswith("resnet18, width 16, EAT, λ 2\n")
     for part in (f"{100 * both:.2f} ", "2 seeds", "lambda 2", "lambda2-seed0", "µJ per image"):
         assert part in told
     page.mouse.move(5, 5)
@@ -142,7 +144,7 @@ def test_hovering_tells_run_parameters_numbers_and_seeds(sweep: Path, visit: Cal
 def test_clicks_choose_up_to_four_and_compare_them(sweep: Path, visit: Callable[..., Any]) -> None:
     page = visit(sweep / "report.html")
     before = cards(page)
-    assert before[0] == "standard training, width 16"  # beside what the rule picks
+    assert before[0] == "resnet18, width 16, standard training"  # beside what the rule picks
     others = [name for name in names(page) if name not in before]
     for number, name in enumerate(others[:3], start=len(before) + 1):
         point(page, name).click(force=True)
@@ -155,6 +157,9 @@ def test_clicks_choose_up_to_four_and_compare_them(sweep: Path, visit: Callable[
     bars = page.locator("#energy svg").first
     shares = bars.locator("rect title").all_text_contents()[:4]
     assert sum(float(text.rsplit(", ", 1)[1].rstrip(" %")) for text in shares) == pytest.approx(100, abs=0.3)
+    first, last = (page.locator("#cards .card").nth(place).inner_text() for place in (0, -1))
+    assert re.search(r"\nseeds\s+0, 1\n", first)
+    assert re.search(r"\nseed\s+0\n" if "density" in others[2] else r"\nseeds\s+0, 1\n", last)
     page.get_by_role("button", name=f"remove {others[2]}").click()
     assert others[2] not in cards(page)
     page.locator("#table tr", has_text=others[3]).locator("input").check()
@@ -179,12 +184,22 @@ def test_the_table_sorts_and_filters_and_shows_what_differs(sweep: Path, visit: 
     page.fill("#filter", f"accuracy>={limit}")
     assert len(names(page)) == sum(value >= limit for value in values)
     page.fill("#filter", "eat lambda>1 lambda<=2")
-    assert names(page) == ["EAT, λ 2"]
+    assert names(page) == ["resnet18, width 16, EAT, λ 2"]
     assert "1 of " in page.locator("#count").inner_text()
     assert page.locator("#front .point.away").count() == len(whole) - 1
     page.fill("#filter", "")
     page.get_by_role("button", name="EAT", exact=True).click()
-    assert [name for name in whole if not name.startswith("EAT")] == sorted(names(page), key=whole.index)
+    assert [name for name in whole if ", EAT, " not in name] == sorted(names(page), key=whole.index)
+
+
+def test_a_desk_shows_the_whole_method_of_every_setting(sweep: Path, visit: Callable[..., Any]) -> None:
+    page = visit(sweep / "report.html", 1280)
+    room = page.locator(".scroll").bounding_box()
+    cells = page.locator("#table td.text", has_text=re.compile("^(standard training|EAT|pruning=magnitude)$")).all()
+    assert len(cells) == len(names(page))
+    for cell in cells:
+        box = cell.locator("span").bounding_box()
+        assert room["x"] < box["x"] < box["x"] + box["width"] < room["x"] + room["width"]
 
 
 def test_choosing_is_what_the_command_chooses(
@@ -199,8 +214,18 @@ def test_choosing_is_what_the_command_chooses(
         page.fill("#least", least)
         assert page.locator("#choice code").inner_text() == folder.name
         assert page.locator("#front .chosen").count() == 1
-    page.fill("#most", "0.1")
-    assert page.locator("#choice").inner_text().startswith("Nothing qualifies. The nearest is ")
+    page.fill("#least", "0.945")  # a share
+    assert page.locator("#choice code").inner_text() == folder.name
+    for most, least in (("0.1", ""), ("", "99.9"), ("30", "99.9"), ("0.1", "99.9")):
+        limits = ["--max-uj", most] * bool(most) + ["--min-accuracy", f"{least}%"] * bool(least)
+        with pytest.raises(UserError) as error:
+            command([str(sweep), "--select", "--hardware", HARDWARE, *limits])
+        page.fill("#most", most)
+        page.fill("#least", least)
+        nearest, accuracy_there = page.locator("#choice span").inner_text().split(": validation ")
+        assert nearest.startswith("Nothing qualifies. The nearest, ")
+        assert f": the {nearest.removeprefix('Nothing qualifies. The ')}: validation accuracy 0." in str(error.value)
+        assert f" 0.{accuracy_there[:2]}" in str(error.value)
     page.get_by_role("button", name="compare it").click()
     assert len(cards(page)) >= 2
 

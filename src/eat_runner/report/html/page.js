@@ -118,7 +118,10 @@ function front(points) {
   return kept;
 }
 
-// --- choosing: as eat-report --select does, on the validation split ------------------------------------------------
+// --- choosing: as eat-report --select does (analysis/choosing.py), on the validation split -------------------------
+
+/** A limit of accuracy: 1 or less is a share, what is above it percent. */
+const share = (limit) => (limit > 1 ? limit / 100 : limit);
 
 function choose(points) {
   const { most, least } = state;
@@ -126,19 +129,20 @@ function choose(points) {
   const able = points.filter((point) => known(point.validation) && known(point.within));
   if (!able.length) return { why: "Nothing to choose from: there is no validation split." };
   const cheap = able.filter((point) => !(point.within > most));
-  const good = cheap.filter((point) => !(100 * point.validation < least));
+  const good = cheap.filter((point) => !(point.validation < least));
   const better = (a, b) => b.validation - a.validation || a.within - b.within;
   const cheaper = (a, b) => a.within - b.within || b.validation - a.validation;
   if (good.length) return { point: good.sort(Number.isNaN(most) ? cheaper : better)[0] };
   const near = cheap.length ? cheap.sort(better)[0] : able.sort(cheaper)[0];
-  return { why: `Nothing qualifies. The nearest is ${near.name}: ${percent(near.validation)} %, ${four(near.within)} ${unit()}.`, near };
+  const sense = !cheap.length ? "what needs least" : Number.isNaN(most) ? "the most accurate" : "the most accurate within the energy";
+  return { why: `Nothing qualifies. The nearest, ${sense}, is ${near.name}: validation ${percent(near.validation)} %, ${four(near.within)} ${unit()}.`, near };
 }
 
 // --- filter: words that all must match; key>number and key<number compare ------------------------------------------
 
 const COMPARED = { accuracy: 100, validation: 100, firing: 100, decrease: 100 };
 const textOf = (point) =>
-  [point.name, ...data.parameters.map((key, i) => `${key}=${clear(point.values[i])}`), ...point.runs.map((run) => data.runs.id[run])]
+  [data.lines[point.line].name, point.name, ...data.parameters.map((key, i) => `${key}=${clear(point.values[i])}`), ...point.runs.map((run) => data.runs.id[run])]
     .join(" ").toLowerCase();
 
 function matches(point) {
@@ -248,7 +252,7 @@ function drawFront({ points, reference }, chosen) {
   });
   if (state.x === "energy" && chosen.limited) {
     if (known(chosen.most)) inside.append(svg("line", { class: "limit", x1: sx(chosen.most), x2: sx(chosen.most), y1: 20, y2: bottom }));
-    if (known(chosen.least) && state.y === "validation") inside.append(svg("line", { class: "limit", x1: left, x2: right, y1: sy(chosen.least), y2: sy(chosen.least) }));
+    if (known(chosen.least) && state.y === "validation") inside.append(svg("line", { class: "limit", x1: left, x2: right, y1: sy(y(chosen.least)), y2: sy(y(chosen.least)) }));
   }
   shown = [...seen].sort((a, b) => a[state.x] - b[state.x]);
   const size = shown.length > 150 ? 4 : 6;
@@ -415,8 +419,8 @@ function card(point, i, differing) {
   const run = own ? own.run : point.runs[0];
   const facts = [
     ["validation", `${percent(point.validation)}${spread(point, "validation", 100, 2)} %`], ["energy ratio", fixed(point.ratio, 3)],
-    ["decrease", known(point.decrease) ? `${fixed(100 * point.decrease, 1)} %` : NONE], ["firing rate", `${fixed(100 * point.firing, 1)} %`],
-    ["parameters", known(point.weights) ? Math.round(point.weights).toLocaleString("en") : NONE], ["seeds", point.runs.map((number) => data.runs.seed[number]).join(", ")],
+    ["decrease of energy", known(point.decrease) ? `${fixed(100 * point.decrease, 1)} %` : NONE], ["firing rate", `${fixed(100 * point.firing, 1)} %`],
+    ["parameters", known(point.weights) ? Math.round(point.weights).toLocaleString("en") : NONE], [point.n === 1 ? "seed" : "seeds", point.runs.map((number) => data.runs.seed[number]).join(", ")],
   ];
   const list = (rows, kind = "") => html("dl", { class: kind }, rows.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, value)]));
   return html("article", { class: "card", hue: HUES[i] },
@@ -557,7 +561,7 @@ const measures = () => [
   { key: "accuracy", head: "accuracy %", times: 100, digits: 2 },
   { key: "validation", head: "validation %", times: 100, digits: 2 },
   { key: "energy", head: unit(), figures: four },
-  { key: "decrease", head: "decrease %", text: (point) => fixed(known(point.decrease) ? 100 * point.decrease : null, 1) },
+  { key: "decrease", head: "decrease of energy %", text: (point) => fixed(known(point.decrease) ? 100 * point.decrease : null, 1) },
   { key: "ratio", head: "ratio", times: 1, digits: 3 },
   { key: "firing", head: "firing %", times: 100, digits: 1 },
   { key: "weights", head: "parameters", text: (point) => (known(point.weights) ? Math.round(point.weights).toLocaleString("en") : NONE) },
@@ -582,19 +586,27 @@ function drawTable({ points }) {
   $("count").textContent = seen.length === points.length ? `${points.length}` : `${seen.length} of ${points.length}`;
   const varied = data.parameters.map((key, place) => ({ key, place })).filter(({ place }) => new Set(points.map((point) => String(point.values[place]))).size > 1);
   const numeric = ({ place }) => points.every((point) => !known(point.values[place]) || typeof point.values[place] === "number");
+  const value = (point, { place }) => (known(point.values[place]) ? clear(point.values[place]) : NONE);
+  const number = (point, { key, text, figures, times, digits }) => [
+    text ? text(point) : figures ? figures(point[key]) : fixed(known(point[key]) ? times * point[key] : null, digits),
+    times ? html("span", { class: "std" }, spread(point, key, times, digits)) : null];
+  const columns = [
+    ...measures().map((measure) => ({ key: measure.key, name: measure.head, cell: (point) => html("td", {}, number(point, measure)) })),
+    ...varied.map((parameter) => ({ key: `=${parameter.key}`, name: parameter.key, text: !numeric(parameter), cell: (point) => cell(value(point, parameter), !numeric(parameter)) })),
+  ];
+  const method = columns.findIndex(({ key }) => key === "=method");
+  if (method >= 0) columns.splice(columns.findIndex(({ key }) => key === "ratio"), 0, ...columns.splice(method, 1)); // where a desk shows it
   const head = (key, name, text) => html("th", { scope: "col", class: text ? "text" : null, "aria-sort": state.sort === key ? (state.down ? "descending" : "ascending") : null },
     html("button", { type: "button", "data-key": key, onclick: () => sort(key) }, name, state.sort === key ? (state.down ? " ↓" : " ↑") : ""));
-  const cell = (text, kind) => html("td", { class: text === NONE ? "none" : kind }, text);
+  const cell = (told, text) => html("td", { class: told === NONE ? "none" : text ? "text" : null }, text ? html("span", {}, told) : told);
   const row = (point) => {
     const place = state.picked.indexOf(point.number);
     return html("tr", { class: place >= 0 ? "picked" : null, hue: place >= 0 ? HUES[place] : null },
       html("th", { scope: "row" }, html("label", {}, html("input", { type: "checkbox", checked: place >= 0, "data-setting": point.number, onchange: () => pick(point.number) }), svgMark(point), html("span", {}, point.name))),
-      measures().map((measure) => html("td", {}, measure.text ? measure.text(point) : measure.figures ? measure.figures(point[measure.key]) : fixed(known(point[measure.key]) ? measure.times * point[measure.key] : null, measure.digits),
-        measure.times ? html("span", { class: "std" }, spread(point, measure.key, measure.times, measure.digits)) : null)),
-      varied.map((parameter) => cell(known(point.values[parameter.place]) ? clear(point.values[parameter.place]) : NONE, numeric(parameter) ? null : "text")));
+      columns.map((column) => column.cell(point)));
   };
   $("table").replaceChildren(
-    html("thead", {}, html("tr", {}, head("name", "setting", true), measures().map(({ key, head: name }) => head(key, name)), varied.map((parameter) => head(`=${parameter.key}`, parameter.key, !numeric(parameter))))),
+    html("thead", {}, html("tr", {}, head("name", "setting", true), columns.map(({ key, name, text }) => head(key, name, text)))),
     html("tbody", {}, seen.map(row)));
 }
 
@@ -651,7 +663,7 @@ function begin() {
   changes("y", (value) => { state.y = value; });
   changes("filter", (value) => { state.filter = value; });
   changes("most", (value) => { state.most = parseFloat(value); });
-  changes("least", (value) => { state.least = parseFloat(value); });
+  changes("least", (value) => { state.least = share(parseFloat(value)); });
   const place = $("front"); // not the svg: with listeners for focus it would be a stop of the Tab key itself
   place.addEventListener("pointermove", (event) => show(nearest(event)));
   place.addEventListener("pointerleave", () => show(null));
