@@ -314,7 +314,7 @@ EQUAL_COLUMNS: tuple[tuple[Head, Callable[[Mapping[str, Any]], str]], ...] = (
     (Head("points vs ST", rank=3), _with_interval),
     (Head(UJ, rank=4), lambda row: number(row["energy_uj_per_image"], None, 2)),
     (Head("E/E_ST"), lambda row: _range(row, "energy")),
-    (Head("decrease %", rank=1), lambda row: number(100 * row["energy_decrease"], None, 1)),
+    (Head("decrease of energy %", rank=1), lambda row: number(100 * row["energy_decrease"], None, 1)),
     (Head(SIMPLE, rank=2), lambda row: _range(row, "simple")),
     (Head(SIMPLE_SEEDS, right=False, rank=8), lambda row: _text(row["simple_verdict"])),
 )
