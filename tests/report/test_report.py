@@ -263,6 +263,22 @@ def test_select_without_a_candidate_says_why(tmp_path: Path) -> None:
         command([str(tmp_path), "--select"])
 
 
+def test_of_more_than_two_hundred_runs_it_says_how_many_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(200):
+        (tmp_path / f"run{number}").mkdir()
+        (tmp_path / f"run{number}" / "config.yaml").touch()
+    arguments = [str(tmp_path), "--hardware", "published"]
+    command(arguments)
+    assert capsys.readouterr().err == ""
+    write_run(tmp_path, config(0.0), blocks=1)
+    command(arguments)
+    assert capsys.readouterr().err.splitlines() == ["reading 201 runs; the figures, a panel a family, take longest"]
+    command([*arguments, "--select"])
+    assert capsys.readouterr().err.splitlines() == ["reading 201 runs"]
+
+
 def test_without_a_validation_split_only_the_papers_rule_selects(tmp_path: Path) -> None:
     for lambda_ in (0.0, 1.0):
         chosen = config(lambda_)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eat_runner.analysis.columns import BY, X, Y
+from eat_runner.analysis.rows import run_folders
 from eat_runner.cli.errors import one_line_errors
 from eat_runner.cli.parser import Parser, answer_shell, folders, price_lists
 from eat_runner.cli.stoppable import ensure_stdout
@@ -19,6 +20,7 @@ from eat_runner.config.root import SELECTIONS
 from eat_runner.errors import UserError, printable
 
 PROGRAM = "eat-report"
+MANY_RUNS = 200  # more take so long that a person wants to know what is going on
 
 
 def main() -> None:
@@ -41,6 +43,8 @@ def command(arguments: Sequence[str]) -> None:
     from eat_runner import report
 
     hardware = report.choose_hardware(folders, options.hardware)
+    if (runs := sum(len(run_folders(folder)) for folder in folders)) > MANY_RUNS:
+        _say(f"reading {runs} runs" + ("" if options.select else "; the figures, a panel a family, take longest"))
     if options.max_uj is not None or options.min_accuracy is not None:
         limits = options.max_uj, options.min_accuracy
         choice = report.choose_run(folders, hardware, options.selection, *limits, say=_say)
