@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from eat_runner.analysis.families import line_names, point_names, settings
+from eat_runner.analysis.families import full_names, line_names, point_names, settings
 from eat_runner.analysis.methods import method_name
 from eat_runner.analysis.pareto import fronts
 from eat_runner.analysis.table import collate
@@ -164,3 +164,34 @@ def test_lines_and_points_beside_a_reference() -> None:
         "d": ("pruning=magnitude", "density 0.1"),
         "e": ("pruning=magnitude + EAT", "λ 2, density 0.05"),
     }
+
+
+def test_the_full_name_says_the_width_where_widths_differ() -> None:
+    rows = {
+        "st": run(0, 0.9, 1, width=64),
+        "long": run(1, 0.9, 1, width=64, network="resnet18, trainer.epochs=20"),
+        "narrow": run(1, 0.9, 1, width=8, network="resnet18, width 8, trainer.epochs=20"),
+        "none": run(2, 0.9, 1, width=None, model="mobilenet", network="mobilenet"),
+    }
+    names = {
+        "st": "resnet18, width 64, standard training",
+        "long": "resnet18, width 64, trainer.epochs=20, EAT, λ 1",
+        "narrow": "resnet18, width 8, trainer.epochs=20, EAT, λ 1",
+        "none": "mobilenet, EAT, λ 2",
+    }
+    assert named(rows) == names
+    rows["narrow"] |= {"width": 64, "network": "resnet18, parent=x"}
+    assert named(rows) == {name: text.replace(", width 64", "") for name, text in names.items()} | {
+        "narrow": "resnet18, parent=x, EAT, λ 1"
+    }
+    assert named({"st": rows["st"], "eat": run(3, 0.9, 1, width=64)}) == {
+        "st": "standard training, width 64",
+        "eat": "EAT, λ 3",
+    }
+
+
+def named(rows: dict[str, dict[str, Any]]) -> dict[Any, str]:
+    found = settings(table(*(row | {"setting_id": name} for name, row in rows.items())))
+    found["line"] = line_names(found, "st")
+    found["point"] = point_names(found, "st")
+    return full_names(found).to_dict()

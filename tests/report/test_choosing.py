@@ -71,13 +71,13 @@ def test_test_accuracy_chooses_only_by_the_papers_rule(tmp_path: Path, capsys: p
 
 def test_of_several_networks_the_name_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The reference's, too. Width 64 is resnet18's own, which a run's determinants leave out."""
-    methods = default_methods() | {"pruning": PruningConfig(name="magnitude", density=0.1)}
+    pruned = default_methods() | {"pruning": PruningConfig(name="magnitude", density=0.1)}
     most_accurate: list[str] = []
     for width in (16, 64):
-        for lambda_, more in ((0.0, {}), (1.0, {}), (0.0, {"methods": methods})):
+        for lambda_, chosen_methods in ((0.0, default_methods()), (1.0, default_methods()), (0.0, pruned)):
             share = 0.9 + 0.01 * len(most_accurate)
             shares = {"train": 0.9, "validation": share, "test": 0.9}
-            write_run(tmp_path, config(lambda_, width=width, **more), blocks=1, accuracy=shares)
+            write_run(tmp_path, config(lambda_, width=width, methods=chosen_methods), blocks=1, accuracy=shares)
             most_accurate.append(chosen(capsys, str(tmp_path), "--max-uj", "1e6")[1].split(": ")[0])
     assert most_accurate == [
         "standard training, width 16",

@@ -59,14 +59,14 @@ def choose(
     return Choice(front.runs_of(chosen["id"])["folder"].iloc[0], told(chosen))
 
 
-def left_out(runs: pd.DataFrame, hardware: HardwareConfig) -> list[str]:
+def left_out(runs: pd.DataFrame) -> list[str]:
     """Which finished runs no choice can look at, a line a reason."""
     finished = runs[runs["status"] == "finished"]
     counts = finished.loc[~is_priced(finished), "reason"].value_counts()
     return [
         printable(
             f"{number} of {len(finished)} finished runs left out: {reason or 'no accuracy or no energy'} "
-            f"(priced with {hardware.name}; --hardware names another price list)",
+            "(--hardware names another price list)",
             longest=None,
         )
         for reason, number in counts.items()

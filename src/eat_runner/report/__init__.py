@@ -130,7 +130,7 @@ def choose_run(
     if len(found) != 1:
         families = ", ".join(front.family for front in found) or "no run that is finished"
         raise UserError(f"a run can be chosen among those on the same data, here are {families}: name one folder")
-    for line in left_out(runs, hardware):
+    for line in left_out(runs):
         say(line)
     return choose(found[0], hardware, selection, max_uj, min_accuracy)
 
