@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -67,8 +67,7 @@ def build(job: Job) -> Experiment:
             estimate(_look(network, job, LEAST), config.hardware, LOOK)
     if config.init is not None:
         _check_trainable(job)
-        restore(network.module, job.origin.changes)
-        messages += models.load_weights(network.module, Path(config.init))
+        messages += _load_weights(network, job, Path(config.init))
         if any(change.get("method") == "pruning" for change in job.origin.changes):
             held = Held(network.module)
     taught = config.group("teacher")
@@ -116,6 +115,21 @@ def _refuse_impossible(budget: Budget, as_built: Counts, methods: Collection[Met
         f"{given}, and with every activation zero{' and no weight left that pruning takes' if removable else ''} the "
         f"network costs {share:.4g} of it{unit}: raise the budget, or choose methods that take more"
     )
+
+
+def _load_weights(network: Network, job: Job, init: Path) -> list[str]:
+    """Those that the training starts from; messages for a person. UserError where they do not fit, which says what the
+    network of their run is called."""
+    try:
+        restore(network.module, job.origin.changes)
+        return models.load_weights(network.module, init)
+    except UserError as error:
+        ours, theirs = asdict(job.config.model), job.origin.model
+        others = [key for key in ours if key in theirs and theirs[key] != ours[key]]
+        if not others:
+            raise
+        keys = " ".join(f"model{'' if key == 'name' else f'.{key}'}={theirs[key]}" for key in others)
+        raise UserError(f"init={init} is a network of {keys}: write {keys}, too") from error
 
 
 def _check_trainable(job: Job) -> None:

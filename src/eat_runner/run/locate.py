@@ -24,11 +24,13 @@ from eat_runner.train.schedules import SCHEDULES
 @dataclass(frozen=True)
 class Origin:
     """Where the first weights come from. start: what the run's identity has of it. checksum: of the weights' file, None
-    where they are fresh. changes: what methods did to the parent's network (RunRecord.changes)."""
+    where they are fresh. changes: what methods did to the parent's network (RunRecord.changes). model: what
+    the parent's configuration says of it."""
 
     start: Start = FRESH
     checksum: str | None = None
     changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    model: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass
@@ -95,4 +97,4 @@ def _origin(path: Path) -> Origin:
     record = run.read_record()
     integers = (change["weights"].values() for change in record.changes if change.get("method") == "bits")
     widths = frozenset(bits for layers in integers for bits in layers)
-    return Origin(Start(parent=record.run_id, widths=widths), checksum, record.changes)
+    return Origin(Start(parent=record.run_id, widths=widths), checksum, record.changes, record.config["model"])
