@@ -25,7 +25,7 @@ from eat_runner.ranks import is_first, rank, world_size
 
 T = TypeVar("T")
 
-FAILURE, NONE_YET = "eat_runner/failure", ""
+FAILURE = "eat_runner/failure"  # in the store
 IN_ALL = "raised_in_all_processes"  # of an exception
 
 
@@ -109,16 +109,23 @@ def first_failure(error: Exception) -> Exception:
     that does not answer. Says on stderr what no other process knows. Nothing can be done together afterwards."""
     if world_size() == 1 or getattr(error, IN_ALL, False):
         return error
-    mine = f"process {rank()} of {world_size()}: {_in_words(error)}"
+    mine = "" if _is_of_connection(error) else f"process {rank()} of {world_size()}: {_in_words(error)}"
     try:
-        first = _join().compare_set(FAILURE, NONE_YET, mine).decode()
+        first = _join().compare_set(FAILURE, "", mine).decode()
     except Exception:  # nobody keeps the store any more
         return error
     if first != mine:
         return OtherProcessError(first)
+    if not mine:
+        return OtherProcessError("a process of this training was killed, as the system does where memory runs out")
     if not is_first():
         Audience(sys.stderr).write(f"{mine}\n")
     return error
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether it says no more than that another process does not answer."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _in_words(error: Exception) -> str:

@@ -110,6 +110,7 @@ def record_failure(job: Job, error: Exception) -> RunRecord:
         reason=reason_of(error),
         config=as_plain(job.config),
         versions=versions(),
+        world_size=world_size(),
         messages=job.messages if isinstance(job, Experiment) else [],
     )
     folder, text = job.folder, "".join(traceback.format_exception(error))
