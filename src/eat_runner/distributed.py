@@ -47,14 +47,16 @@ def _join() -> Any:
 
 
 def together(make: Callable[[], T]) -> list[T]:
-    """What ``make`` returns in each process, by rank. What it raises in one of them is raised in all."""
+    """What ``make`` returns in each process, by rank; in there each is on its own. What it raises in one of them is
+    raised in all."""
     if world_size() == 1:
         return [make()]
     _join()
     error: Exception | None = None
     made: T | None = None
     try:
-        made = make()
+        with _batches(whole=False):
+            made = make()
     except Exception as raised:
         error = raised
     found: list[Any] = [None] * world_size()
@@ -188,25 +190,30 @@ def data_parallel(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def whole_batches() -> Generator[None]:
     """Inside, what a training computes of a batch, it computes of those of all processes together: the statistics of
     batch norms, and ``batch_sums``. Backward belongs inside, too."""
-    global _of_whole_batches
     if world_size() == 1:
         yield
         return
     _join()
-    before, _of_whole_batches = _of_whole_batches, True
+    with _batches(whole=True), _WholeBatchNorms():
+        yield
+
+
+_whole = False  # whether a batch is that of all processes
+
+
+@contextmanager
+def _batches(whole: bool) -> Generator[None]:
+    global _whole
+    before, _whole = _whole, whole
     try:
-        with _WholeBatchNorms():
-            yield
+        yield
     finally:
-        _of_whole_batches = before
-
-
-_of_whole_batches = False
+        _whole = before
 
 
 def batch_sums(sums: Tensor) -> Tensor:
     """Sums over a batch, as sums over those of all processes inside ``whole_batches``. Has no gradient."""
-    if not _of_whole_batches:
+    if not _whole:
         return sums
     sums = sums.detach().clone()
     dist.all_reduce(sums)
@@ -218,7 +225,7 @@ class _WholeBatchNorms(TorchFunctionMode):
     network would have to know."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+        return (_batch_norm if _whole and func is F.batch_norm else func)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
