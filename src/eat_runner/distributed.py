@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
 from eat_runner.errors import one_line
 from eat_runner.progress import Audience
@@ -189,26 +188,13 @@ def data_parallel(model: nn.Module) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def whole_batches() -> Generator[None]:
     """Inside, what a training computes of a batch, it computes of those of all processes together: the statistics of
-    batch norms, and ``batch_sums``. Backward belongs inside, too."""
+    batch norms, and ``batch_sums``. Backward belongs inside, too, which may compute a part of the network again."""
     if world_size() == 1:
         yield
         return
     _join()
-    with _batches(whole=True), _WholeBatchNorms():
+    with _batches(whole=True):
         yield
-
-
-_whole = False  # whether a batch is that of all processes
-
-
-@contextmanager
-def _batches(whole: bool) -> Generator[None]:
-    global _whole
-    before, _whole = _whole, whole
-    try:
-        yield
-    finally:
-        _whole = before
 
 
 def batch_sums(sums: Tensor) -> Tensor:
@@ -220,12 +206,26 @@ def batch_sums(sums: Tensor) -> Tensor:
     return sums
 
 
-class _WholeBatchNorms(TorchFunctionMode):
-    """torch.nn.SyncBatchNorm does the same on a GPU, not on a CPU, and as another module, which those who look at a
-    network would have to know."""
+_whole = False  # whether a batch is that of all processes
+_batch_norm_of_torch = F.batch_norm
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_batch_norm if _whole and func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+@contextmanager
+def _batches(whole: bool) -> Generator[None]:
+    before = _whole
+    _set_whole(whole)
+    try:
+        yield
+    finally:
+        _set_whole(before)
+
+
+def _set_whole(whole: bool) -> None:
+    """torch.nn.SyncBatchNorm does it on GPUs only, and as another module, which all who look at a network would have to
+    know. What takes the function's place is there in every thread of a backward pass."""
+    global _whole
+    _whole = whole
+    F.batch_norm = _batch_norm if whole else _batch_norm_of_torch
 
 
 def _batch_norm(
@@ -241,7 +241,7 @@ def _batch_norm(
     """``F.batch_norm`` with the statistics of all processes' batches in one. Computed in float32, or in float64 if
     ``input`` is that."""
     if not training:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return _batch_norm_of_torch(input, running_mean, running_var, weight, bias, training, momentum, eps)
     wide = input if input.dtype == torch.float64 else input.float()
     others = [d for d in range(input.dim()) if d != 1]
     shape = [-1 if d == 1 else 1 for d in range(input.dim())]
