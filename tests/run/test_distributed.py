@@ -227,7 +227,6 @@ def test_one_process_goes_on_where_two_were_stopped(place: Path) -> None:
         ("run", "lamda=1", "lamda is no key"),
         ("run", "-m lambda=0,1", "torchrun trains one run: leave out -m"),
         ("run", "path=lambda path.over=[0,1]", "torchrun trains one run, and a path has several"),
-        ("run", "trainer.compile=on", "trainer.compile=on is for one process"),
         ("search", "lambda=0,1", "torchrun trains one run, and a search has many"),
     ],
 )
