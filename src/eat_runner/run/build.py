@@ -12,6 +12,8 @@ import torch
 
 from eat_runner import models
 from eat_runner.config import ExperimentConfig
+from eat_runner.config.identity import Start
+from eat_runner.distributed import together
 from eat_runner.energy.budget import Budget, least
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
@@ -151,6 +153,21 @@ def build_or_error(job: Job) -> Experiment | Exception:
         raise
     except Exception as error:
         return error
+
+
+def prepare(config: ExperimentConfig) -> tuple[str, Start]:
+    """Find out, in all processes that train together, whether the run can be built: the fingerprint of the data, what
+    the network starts from. UserError where something does not fit in one of them."""
+
+    def prepared() -> tuple[str, Start]:
+        job = locate(config)
+        build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
+        return job.dataset.fingerprint, job.origin.start
+
+    first, *others = together(prepared)
+    if any(other != first for other in others):
+        raise UserError("the processes that torchrun started have different data, or init names different runs")
+    return first
 
 
 def locate_and_build(config: ExperimentConfig) -> Experiment:
