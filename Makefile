@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+COMMA := ,
+INSTALLED := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test long lint check bench validation soak clean reproduce-paper
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(INSTALLED)  ## make .venv and install the project for development
+setup: $(INSTALLED)  ## make .venv and install the project for development; EXTRAS=dev,onnx,search: with these extras
 
 demo: $(INSTALLED)  ## a lambda sweep on real digits, then table, front and plots (about three minutes)
 	$(BIN)/eat-run -m experiment=demo

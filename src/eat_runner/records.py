@@ -92,6 +92,7 @@ class RunRecord:
     energy: hardware name -> split -> ratio, floor, energy_uj_per_image, dense_uj_per_image, as priced when the run
     ended (reports price the counts again). uncounted: operations that the meter has no rule for.
     files: SHA-256 of counts, predictions and weights; written by RunFolder.write_record.
+    threads: of a process; world_size: processes that trained together (torchrun).
     init_hash: SHA-256 of the weights that it began with. parent: run_id and that checksum, where a run's were taken.
     changes: what methods did to the network, the parent's first: {"method": group, "choice": name, …}. A training that
     follows may move what a parent's method has made, such as weights that its pruning had made zero.
@@ -113,6 +114,7 @@ class RunRecord:
     git_commit: str | None = None
     device: str = ""
     threads: int = 1
+    world_size: int = 1
     timings: dict[str, float | None] = field(default_factory=dict[str, float | None])
     epochs_done: int = 0
     parameters: int = 0

@@ -30,10 +30,10 @@ def noise(n=23, size=8, channels=3) -> ImageSet:
     return ImageSet(pixels, np.arange(n))
 
 
-def epoch(images, config=PLAIN, batch_size=5, seed=0, number=0, first_step=0, channels=None):
+def epoch(images, config=PLAIN, batch_size=5, seed=0, number=0, first_step=0, channels=None, **options):
     """The batches as lists, values 0 to 255."""
     zero, one = (0.0,) * images.images_nhwc.shape[-1], (1 / 255,) * images.images_nhwc.shape[-1]
-    options = {"seed": seed, "epoch": number, "device": CPU, "first_step": first_step, "channels": channels}
+    options |= {"seed": seed, "epoch": number, "device": CPU, "first_step": first_step, "channels": channels}
     return list(training_batches(images, config, batch_size, zero, one, **options))
 
 
@@ -288,3 +288,15 @@ def test_these_data_sets_are_never_mirrored(name):
     for x, _ in epoch(images, config, 32):
         left, right = x[:, 0, :, : size // 2].mean((1, 2)), x[:, 0, :, size // 2 :].mean((1, 2))
         assert torch.all(left > right)
+
+
+@pytest.mark.parametrize("config", [PLAIN, *AUGMENTED])
+def test_parts_of_the_batches_have_the_images_of_the_whole_ones(config):
+    images = noise()
+    parts = [
+        epoch(images, config, batch_size=7, number=3, part=part) for part in (slice(0, 3), slice(3, 5), slice(5, 7))
+    ]
+    put_together = [
+        tuple(torch.cat(tensors) for tensors in zip(*batch, strict=True)) for batch in zip(*parts, strict=True)
+    ]
+    assert same(put_together, epoch(images, config, batch_size=7, number=3))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eat_runner.config import MeterConfig
-from eat_runner.energy.counts import FLOOR_BATCH, Counts, Kind, LayerCounts
+from eat_runner.energy.counts import FLOOR_BATCH, Counts, Kind, LayerCounts, joined
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import NonFiniteError, measure
@@ -627,3 +627,24 @@ def test_large_finite_values_are_counted() -> None:
     x = torch.tensor([[1e30, -1e38, 0.0]])  # their squares are not finite in float32
     [row] = meter(nn.Sequential(nn.ReLU()), x).layers
     assert (row.input_nonzeros, row.output_nonzeros) == (2, 1)
+
+
+# --- parts of a split ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_parts_that_were_measured_apart_are_joined_to_what_is_measured_at_once(cut: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16, 5), nn.Softmax(1), nn.Linear(5, 3),
+    )  # fmt: skip
+    batches = [sparse((size, 2, 8, 8), seed, 0.4) for seed, size in enumerate([6, 6, 6, 5])]
+    config = MeterConfig(batch_size=6)
+    whole = measure(model, batches, config)
+    parts = [measure(model, batches[:cut], config), measure(model, batches[cut:], config, floor=False)]
+    assert joined(parts) == whole
+    with torch.no_grad():
+        model[0].weight[0] = 0.0
+    with pytest.raises(ValueError, match="0 is not the same network's in all parts"):
+        joined([parts[0], measure(model, batches[cut:], config, floor=False)])

@@ -253,7 +253,7 @@ def judged(model):
     def count():
         return measure(model, X.split(50), METER, "look", floor=False)
 
-    return Trained(model, accuracy, count, "validation", len(X))
+    return Trained(model, accuracy, count, "validation", len(X), looked_at=lambda: X.split(50))
 
 
 def stage(model, trained, allow, hardware):
@@ -313,7 +313,8 @@ def test_a_relu_that_is_called_twice_has_one_threshold():
         return measure(model, [x], MeterConfig(batch_size=20), "look", floor=False)
 
     before = [row.output_nonzeros for row in count().layers if row.activation]
-    done = stage(model, Trained(model, lambda: 1.0, count, "train", 20), 1.0, load_hardware("fused_45nm"))
+    trained = Trained(model, lambda: 1.0, count, "train", 20, looked_at=lambda: [x])
+    done = stage(model, trained, 1.0, load_hardware("fused_45nm"))
     after = [row.output_nonzeros for row in count().layers if row.activation]
     assert list(done["thresholds"]) == ["relu"]
     assert len(before) == len(after) == 2

@@ -107,6 +107,16 @@ def test_a_child_is_named_by_its_parents_run_id_and_knows_its_checksum(masked):
     assert run.locate(replace(child, init=str(copied))).origin.start.file_hash == file_hash(place.weights)
 
 
+def test_a_parent_of_another_width_says_what_to_write(small_config):
+    place = folder_of(small_config, run.run(small_config))
+    other = replace(small_config, init=str(place.path), model=replace(small_config.model, width=7))
+    width = small_config.model.width
+    with pytest.raises(
+        UserError, match=rf"init=.* is a network of model\.width={width}: write model\.width={width}, too$"
+    ):
+        run.locate_and_build(other)
+
+
 def test_a_checkpoint_that_began_with_other_weights_of_the_parent_is_not_used(small_config):
     """Another machine has trained the parent anew, with other last bits."""
     parent = run.run(small_config)

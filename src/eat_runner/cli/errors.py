@@ -2,12 +2,16 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 
 from eat_runner import errors
 from eat_runner.errors import BAD_INPUT, UserError
+from eat_runner.ranks import is_first
+
+FIRST_SPEAKS_WITHIN_S = 60.0
 
 
 @contextmanager
@@ -29,14 +33,22 @@ def one_line_errors(program: str, stopped: Sequence[int] = ()) -> Generator[None
     except (UserError, OSError) as error:
         if stopped:
             raise KeyboardInterrupt from error
+        if not is_first():  # which says the same, and ends us
+            time.sleep(FIRST_SPEAKS_WITHIN_S)
         if full:
             traceback.print_exc()
-        tell(f"{program}: error: {one_line(error)}")
+        say(f"{program}: error: {one_line(error)}")
         sys.exit(BAD_INPUT)
 
 
 def tell(line: str) -> None:
-    """Say it on stderr, to whoever is still there: a command outlives its audience."""
+    """``say`` it, in the first of several processes."""
+    if is_first():
+        say(line)
+
+
+def say(line: str) -> None:
+    """On stderr, to whoever is still there: a command outlives its audience."""
     with suppress(OSError, ValueError):  # a pipe or terminal that is gone, a full device, closed
         print(line, file=sys.stderr, flush=True)
 

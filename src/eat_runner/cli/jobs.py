@@ -12,6 +12,7 @@ from eat_runner.claims import claim
 from eat_runner.cli.errors import one_line, tell
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
+from eat_runner.ranks import is_first
 from eat_runner.records import FINAL, RunFolder, RunRecord
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ def standing(folder: Path, runs: Mapping[Path, ExperimentConfig]) -> str:
 
 
 def exit_code(runs: Mapping[Path, ExperimentConfig]) -> int:
-    """What the records on disk say about the command's runs, under whatever launcher they ran."""
+    """What the records on disk say about the command's runs, under whatever launcher they ran. The first of several
+    processes that train together knows."""
+    if not is_first():
+        return RUN_FAILED if _failed else 0
     statuses = {standing(folder, runs) for folder in runs}
     if statuses & {"failed", "missing", "waiting"}:
         return RUN_FAILED

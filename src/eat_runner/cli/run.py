@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from eat_runner.claims import report_lock
 from eat_runner.cli.errors import one_line, tell
 from eat_runner.cli.help import help_text
-from eat_runner.cli.hydra.callbacks import BeforeJobs, Identity, prepare_all
+from eat_runner.cli.hydra.callbacks import BeforeJobs, prepare_all
 from eat_runner.cli.hydra.completion import OverridesParser
 from eat_runner.cli.hydra.launch import check_flags, run_hydra
 from eat_runner.cli.jobs import PROGRAM, exit_code, forget_failures, take_over, written
@@ -20,6 +20,7 @@ from eat_runner.cli.parser import Parser, answer_shell, folders, install
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import RUN_FAILED, UserError
+from eat_runner.ranks import is_first, world_size
 from eat_runner.records import FINAL
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def command(arguments: Sequence[str]) -> int:
     if flags.shell_completion:
         install(PROGRAM, flags.overrides)
         return 0
+    if flags.multirun and world_size() > 1:
+        raise UserError(f"torchrun trains one run: leave out -m (several runs at once: {PROGRAM} -m, several times)")
     runs: dict[Path, ExperimentConfig] = {}
     before: dict[Path, float] = {}
 
@@ -54,10 +57,10 @@ def command(arguments: Sequence[str]) -> int:
     collated = False
     try:
         run_hydra(arguments, accept)
-        if not BeforeJobs.on_cluster:  # where this command runs is no place to train
+        if not BeforeJobs.on_cluster and world_size() == 1:  # where this command runs is no place to train
             take_over(runs, before)
     finally:
-        collated = collate(list(runs.values()))
+        collated = not is_first() or collate(list(runs.values()))
     return exit_code(runs) if collated else RUN_FAILED
 
 
@@ -72,6 +75,8 @@ def _parser() -> Parser:
 
 def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
     """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
+    if world_size() > 1 and configs[0].group("path").is_chosen:
+        raise UserError("torchrun trains one run, and a path has several: leave out path")
     with importing_torch():
         from eat_runner import run as experiment
 
@@ -79,12 +84,7 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
         print_plan(experiment.plan(configs))
         sys.exit(0)
 
-    def prepare_one(config: ExperimentConfig) -> Identity:
-        job = experiment.locate(config)
-        experiment.build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
-        return job.dataset.fingerprint, job.origin.start
-
-    return prepare_all(configs, prepare_one)
+    return prepare_all(configs, experiment.prepare)
 
 
 def collate(configs: list[ExperimentConfig]) -> bool:

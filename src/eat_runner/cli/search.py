@@ -27,6 +27,7 @@ from eat_runner.config.checks import one_of
 from eat_runner.config.identity import digest, run_id
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import RUN_FAILED, UserError
+from eat_runner.ranks import world_size
 from eat_runner.records import FINAL
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def command(arguments: Sequence[str]) -> int:
     if {*COMPLETION} & {*arguments}:
         install(PROGRAM, [argument for argument in arguments if argument not in COMPLETION])
         return 0
+    if world_size() > 1:
+        raise UserError("torchrun trains one run, and a search has many: leave torchrun out")
     if find_spec("optuna") is None:
         raise UserError("a search needs optuna: pip install 'eat-runner[search]'")
     from eat_runner.search.space import corners

@@ -13,12 +13,13 @@ from typing import NoReturn
 
 from eat_runner.cli.errors import one_line_errors, tell
 from eat_runner.errors import CONTINUE_ME
+from eat_runner.ranks import is_first
 
 
 def ensure_stdout() -> None:
     """What is printed goes nowhere where who started us has closed stdout (``>&-``), and is escaped where its encoding
-    has no such character: the work is done all the same."""
-    if sys.stdout is None:
+    has no such character: the work is done all the same. Of several processes the first one prints."""
+    if sys.stdout is None or not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -15,6 +15,7 @@ from eat_runner.data.images import ImageSet
 
 Batch = tuple[Tensor, Tensor]  # x_nchw (float32, normalised, channels_last in memory), labels (int64)
 ORDER, AUGMENTATION = 0, 1  # what a generator is for
+WHOLE = slice(None)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -33,17 +34,20 @@ def training_batches(
     device: torch.device,
     first_step: int = 0,
     channels: int | None = None,
+    part: slice = WHOLE,
 ) -> Iterator[Batch]:
     """The batches of one epoch from ``first_step`` on, augmented as ``config`` says.
 
-    mean, std: per channel, for values in [0, 1]. channels: repeat a grey channel so often.
+    mean, std: per channel, for values in [0, 1]. channels: repeat a grey channel so often. part: of each batch, with
+    the images as they are in the whole one.
     """
     order = torch.from_numpy(_generator(ORDER, seed, epoch).permutation(len(images))).to(device)
     stored, labels = _tensors(images, device)
     normalise = _Normalise(mean, std, device, channels)
     for step in range(first_step, steps_per_epoch(len(images), batch_size)):
-        chosen = order[step * batch_size : (step + 1) * batch_size]
-        x_nhwc = _augment(stored.index_select(0, chosen), config, _generator(AUGMENTATION, seed, epoch, step))
+        whole = order[step * batch_size : (step + 1) * batch_size]
+        chosen, draw = whole[part], _generator(AUGMENTATION, seed, epoch, step)
+        x_nhwc = _augment(stored.index_select(0, chosen), config, draw, len(whole), part)
         yield normalise(x_nhwc), labels[chosen]
 
 
@@ -90,14 +94,17 @@ def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-def _augment(x_nhwc: Tensor, config: DatasetConfig, draw: np.random.Generator) -> Tensor:
-    """Random shift (crop from a padded image), flip and rotation, each image its own; black comes in from outside."""
+def _augment(x_nhwc: Tensor, config: DatasetConfig, draw: np.random.Generator, whole: int, part: slice) -> Tensor:
+    """Random shift (crop from a padded image), flip and rotation, each image its own; black comes in from outside.
+
+    x_nhwc: ``part`` of a batch of ``whole`` images, for all of which is drawn.
+    """
     n, size = len(x_nhwc), x_nhwc.shape[1]
     pad = config.crop_padding
-    shift = torch.from_numpy(draw.integers(-pad, pad + 1, (2, n))).to(x_nhwc.device)
-    flip = torch.from_numpy(draw.random(n) < 0.5).to(x_nhwc.device) & config.flip
+    shift = torch.from_numpy(draw.integers(-pad, pad + 1, (2, whole))[:, part]).to(x_nhwc.device)
+    flip = torch.from_numpy(draw.random(whole)[part] < 0.5).to(x_nhwc.device) & config.flip
     if config.rotation_degrees > 0:
-        angle = draw.uniform(-config.rotation_degrees, config.rotation_degrees, n)
+        angle = draw.uniform(-config.rotation_degrees, config.rotation_degrees, whole)[part]
         return _transform(x_nhwc, shift, flip, torch.from_numpy(np.deg2rad(angle)).float().to(x_nhwc.device))
     if pad:
         # every crop is a window of the padded image, so the crops are one indexing of the view of all windows

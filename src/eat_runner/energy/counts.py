@@ -196,6 +196,32 @@ def merge(parts: Iterable[Counts]) -> Counts:
     )
 
 
+SUMMED = frozenset(
+    "images input_elements input_nonzeros output_elements output_nonzeros computations macs_nominal macs_valid "
+    "macs_input_nonzero macs_both_nonzero macs_dense inner_elements".split(" ")
+)  # over images; everything else in a layer's row is the same whatever they are
+
+
+def joined(parts: Iterable[Counts]) -> Counts:
+    """The counts of one split, of which one part of the batches after the other was measured: sums of integers.
+
+    Raises ValueError where the parts are of different networks.
+    """
+    counts = list(parts)
+    layers = [_summed(rows) for rows in zip(*(part.layers for part in counts), strict=True)]
+    batches = [batch for part in counts for batch in part.batches if not batch.is_floor]
+    floor = [batch for part in counts for batch in part.batches if batch.is_floor]
+    numbered = [replace(batch, batch=number) for number, batch in enumerate(batches)]
+    return replace(counts[0], layers=layers, batches=numbered + floor)
+
+
+def _summed(rows: Sequence[LayerCounts]) -> LayerCounts:
+    total = replace(rows[0], **{name: sum(getattr(row, name) for row in rows) for name in SUMMED})
+    if any(replace(row, **{name: getattr(total, name) for name in SUMMED}) != total for row in rows):
+        raise ValueError(f"{rows[0].name} is not the same network's in all parts")
+    return total
+
+
 def with_consumers(layers: Iterable[LayerCounts]) -> list[LayerCounts]:
     """The same calls of one split, each with the calls that read its output (a call that reads it twice, twice)."""
     rows = list(layers)

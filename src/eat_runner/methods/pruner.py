@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eat_runner.config.pruning import PruningConfig
+from eat_runner.distributed import of_first
 from eat_runner.energy.counts import Counts
 from eat_runner.methods.masks import erk_densities, largest, of_every_four, share_at
 from eat_runner.methods.prunable import Layer, prunable
@@ -45,7 +46,8 @@ class Pruner:
         self.keep(self._with_density(self.scores(), share_at(self.settings, self.settings.density, part)))
 
     def keep(self, masks: Sequence[Tensor]) -> None:
-        self.masks = {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
+        # of several processes with the same scores: ties may be broken otherwise
+        self.masks = {layer.name: of_first(mask) for layer, mask in zip(self.layers, masks, strict=True)}
 
     def scores(self) -> list[Tensor]:
         scores = [self.score(layer) for layer in self.layers]

@@ -33,6 +33,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from eat_runner.config import MeterConfig
 from eat_runner.config.bits import BitsConfig
 from eat_runner.config.hardware import HardwareConfig
+from eat_runner.distributed import joined
 from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import NETWORK_INPUT, Counts, Kind, LayerCounts
 from eat_runner.energy.meter import measure
@@ -452,6 +453,8 @@ class Quantise(Method):
         with _eagerly():
             yield
         _set(self.roundings, Doing.NOTHING)
+        for rounding in self.roundings.values():  # each process has seen a part of the batch
+            rounding.seen = [[joined(torch.cat(seen))] for seen in rounding.seen]
         with torch.no_grad():
             self.scales = self._weight_scales()
             self._calibrate(self.roundings)

@@ -18,6 +18,7 @@ from eat_runner.energy.rules import RULES
 from eat_runner.energy.rules.base import share
 from eat_runner.errors import UserError
 from eat_runner.methods.base import Method, Trained
+from eat_runner.taps import looking
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of a ReLU's positive outputs: the steps in which its threshold rises
 MEASUREMENTS = 5  # of the network, for each ReLU, at most
@@ -183,7 +184,9 @@ class Thresholds(Method):
         with ExitStack() as stack:
             for relu in relus_of(trained.model).values():
                 stack.callback(relu.register_forward_hook(sample).remove)
-            trained.count()
+            stack.enter_context(looking(trained.model))
+            for x_nchw in trained.looked_at():
+                trained.model(x_nchw)
         return {
             relu: [relu.threshold if isinstance(relu, FATReLU) else None, *_quantiles(torch.cat(found))]
             for relu, found in outputs.items()

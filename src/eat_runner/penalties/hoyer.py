@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from eat_runner.config import PenaltyConfig
+from eat_runner.distributed import batch_sums
 from eat_runner.penalties.base import Surrogate, widened
+from eat_runner.ranks import world_size
 
 
 def hoyer(config: PenaltyConfig) -> Surrogate:
@@ -17,7 +19,8 @@ def hoyer(config: PenaltyConfig) -> Surrogate:
 
 def hoyer_square(x: Tensor) -> Tensor:
     """(sum of |x|)^2 / sum of x^2, over the whole tensor: from 1, where one element is not zero, to n, where all are
-    alike; 0 where all are zero. It does not depend on the scale of x.
+    alike; 0 where all are zero. It does not depend on the scale of x. Of a batch that several processes have parts of
+    (distributed.py), this process' share of the whole tensor's.
 
     x: any shape and floating type; computed in float32 (float64 if x is). Returns a scalar. Gradient:
     2 q sign(x) - 2 q^2 x with q = sum of |x| / sum of x^2.
@@ -30,8 +33,8 @@ class _HoyerSquare(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        absolute, squares = _sums(x)
-        return torch.where(squares > 0, absolute.square() / squares, 0.0)
+        absolute, squares, share = _sums(x)
+        return torch.where(squares > 0, share * absolute.square() / squares, 0.0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -40,12 +43,17 @@ class _HoyerSquare(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        absolute, squares = _sums(x)
+        absolute, squares, _ = _sums(x)
         q = torch.where(squares > 0, absolute / squares, 0.0)
         wide = widened(x)
         return (torch.sign(wide).sub_(q * wide) * (2.0 * q * grad_outputs[0])).to(x.dtype)
 
 
-def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Of the whole tensor: sum of |x| and of x^2; which part of it is here."""
     wide = widened(x)
-    return wide.abs().sum(), wide.square().sum()
+    here = wide.abs().sum(), wide.square().sum()
+    if world_size() == 1:
+        return *here, 1.0
+    absolute, squares, elements = batch_sums(torch.stack([*here, wide.new_full((), x.numel())]))
+    return absolute, squares, x.numel() / elements

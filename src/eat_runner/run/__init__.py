@@ -2,7 +2,7 @@
 (execute.py), its record (record.py) and checkpoint (resume.py); what would be run (plan.py); and a finished run as
 something to use (load.py)."""
 
-from eat_runner.run.build import Experiment, build, build_or_error, locate_and_build
+from eat_runner.run.build import Experiment, build, build_or_error, locate_and_build, prepare
 from eat_runner.run.execute import run
 from eat_runner.run.locate import Job, locate, located_points
 from eat_runner.run.plan import PlannedRun, plan
@@ -19,5 +19,6 @@ __all__ = [
     "locate_and_build",
     "located_points",
     "plan",
+    "prepare",
     "run",
 ]

@@ -5,13 +5,15 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from eat_runner import models
 from eat_runner.config import ExperimentConfig
+from eat_runner.config.identity import Start
+from eat_runner.distributed import together
 from eat_runner.energy.budget import Budget, least
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
@@ -67,8 +69,7 @@ def build(job: Job) -> Experiment:
             estimate(_look(network, job, LEAST), config.hardware, LOOK)
     if config.init is not None:
         _check_trainable(job)
-        restore(network.module, job.origin.changes)
-        messages += models.load_weights(network.module, Path(config.init))
+        messages += _load_weights(network, job, Path(config.init))
         if any(change.get("method") == "pruning" for change in job.origin.changes):
             held = Held(network.module)
     taught = config.group("teacher")
@@ -118,6 +119,21 @@ def _refuse_impossible(budget: Budget, as_built: Counts, methods: Collection[Met
     )
 
 
+def _load_weights(network: Network, job: Job, init: Path) -> list[str]:
+    """Those that the training starts from; messages for a person. UserError where they do not fit, which says what the
+    network of their run is called."""
+    try:
+        restore(network.module, job.origin.changes)
+        return models.load_weights(network.module, init)
+    except UserError as error:
+        ours, theirs = asdict(job.config.model), job.origin.model
+        others = [key for key in ours if key in theirs and theirs[key] != ours[key]]
+        if not others:
+            raise
+        keys = " ".join(f"model{'' if key == 'name' else f'.{key}'}={theirs[key]}" for key in others)
+        raise UserError(f"init={init} is a network of {keys}: write {keys}, too") from error
+
+
 def _check_trainable(job: Job) -> None:
     for change in job.origin.changes:
         method = METHODS.get(change["method"])
@@ -137,6 +153,21 @@ def build_or_error(job: Job) -> Experiment | Exception:
         raise
     except Exception as error:
         return error
+
+
+def prepare(config: ExperimentConfig) -> tuple[str, Start]:
+    """Find out, in all processes that train together, whether the run can be built: the fingerprint of the data, what
+    the network starts from. UserError where something does not fit in one of them."""
+
+    def prepared() -> tuple[str, Start]:
+        job = locate(config)
+        build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
+        return job.dataset.fingerprint, job.origin.start
+
+    first, *others = together(prepared)
+    if any(other != first for other in others):
+        raise UserError("the processes that torchrun started have different data, or init names different runs")
+    return first
 
 
 def locate_and_build(config: ExperimentConfig) -> Experiment:

@@ -1,14 +1,17 @@
 """A run in one process of several, once: its claim, its signals, and that it fails alone."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 from eat_runner.claims import claim
 from eat_runner.config import ExperimentConfig
+from eat_runner.distributed import anyone, first_failure, from_first, together
 from eat_runner.environment import stop_signals
+from eat_runner.ranks import is_first, world_size
 from eat_runner.records import RunFolder, RunRecord
 from eat_runner.run.build import Experiment, build_or_error
-from eat_runner.run.locate import locate
+from eat_runner.run.locate import Job, locate
 from eat_runner.run.record import record_failure
 from eat_runner.run.stages import EndsEarly, Interrupted, go_through
 
@@ -25,26 +28,43 @@ def run(config: ExperimentConfig, ends_early: EndsEarly = lambda row: None) -> R
     experiment = build_or_error(job)
     folder = job.folder
     folder.create()
-    with stop_signals() as stop, claim(folder.path) as ours:
+    with stop_signals() as noted, _claim_of_all(folder.path) as ours:
         if not ours:
             return RunRecord(run_id=job.run_id, status="running", reason="another process has it")
-        record = folder.read_own_record(job.run_id)
+        record = from_first(lambda: folder.read_own_record(job.run_id))
         if record is None or not record.final:
-            built = isinstance(experiment, Experiment)
-            record = _run_alone(experiment, stop, ends_early) if built else record_failure(job, experiment)
-        if record.final:
+            record = _run_alone(job, experiment, lambda: anyone(noted()), ends_early)
+        if record.final and is_first():
             _tidy(record, folder)
-        if stop():  # at the very end, or while it failed: the runs that would follow must not start
+        ended_by_torchrun = world_size() > 1 and record.status == "failed"  # as soon as one process fails
+        if noted() and not ended_by_torchrun:  # at the very end, or while it failed: the next runs must not start
             raise Interrupted
     return record
 
 
-def _run_alone(experiment: Experiment, stop: Callable[[], bool], ends_early: EndsEarly) -> RunRecord:
-    """A run that fails fails alone."""
+@contextmanager
+def _claim_of_all(folder: Path) -> Generator[bool]:
+    """Of processes that train together, the first one has the claim."""
+    with claim(folder) if is_first() else nullcontext(False) as ours:
+        yield from_first(lambda: ours)
+
+
+def _run_alone(
+    job: Job, experiment: Experiment | Exception, stop: Callable[[], bool], ends_early: EndsEarly
+) -> RunRecord:
+    """A run that fails fails alone, in all processes that train it."""
     try:
+        together(lambda: _check_built(experiment))
+        assert isinstance(experiment, Experiment)
         return go_through(experiment, stop, ends_early)
     except Exception as error:
-        return record_failure(experiment, error)
+        failed = experiment if isinstance(experiment, Experiment) else job
+        return record_failure(failed, first_failure(error))
+
+
+def _check_built(experiment: Experiment | Exception) -> None:
+    if isinstance(experiment, Exception):
+        raise experiment
 
 
 def _tidy(record: RunRecord, folder: RunFolder) -> None:

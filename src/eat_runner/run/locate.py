@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from eat_runner import data, models
-from eat_runner.config import ExperimentConfig
+from eat_runner.config import ExperimentConfig, TrainerConfig
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import FRESH, Start, run_id
 from eat_runner.config.points import points
@@ -17,6 +17,7 @@ from eat_runner.loggers import LOGGERS
 from eat_runner.methods import METHODS
 from eat_runner.penalties import PENALTIES
 from eat_runner.penalties.weighting import WEIGHTINGS
+from eat_runner.ranks import local_rank, world_size
 from eat_runner.records import RunFolder, file_hash
 from eat_runner.train.schedules import SCHEDULES
 
@@ -24,11 +25,13 @@ from eat_runner.train.schedules import SCHEDULES
 @dataclass(frozen=True)
 class Origin:
     """Where the first weights come from. start: what the run's identity has of it. checksum: of the weights' file, None
-    where they are fresh. changes: what methods did to the parent's network (RunRecord.changes)."""
+    where they are fresh. changes: what methods did to the parent's network (RunRecord.changes). model: what
+    the parent's configuration says of it."""
 
     start: Start = FRESH
     checksum: str | None = None
     changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    model: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass
@@ -58,6 +61,8 @@ def locate(config: ExperimentConfig) -> Job:
         one_of("the config group", name, METHODS)
     device = _device(config.device)
     dataset = data.load(config.dataset, Path(config.data_dir), config.download)
+    if world_size() > 1:
+        _check_together(config.trainer, len(dataset.train), device)
     origin = Origin() if config.init is None else _origin(Path(config.init))
     identity = run_id(config, dataset.fingerprint, origin.start)
     folder = RunFolder(Path(config.results_dir) / config.name / identity)
@@ -77,7 +82,34 @@ def _device(name: str) -> torch.device:
     if not available[name]:
         there = ", ".join(key for key, here in available.items() if here)
         raise UserError(f"device={name} is not on this machine: choose one of auto, {there}")
-    return torch.device(name)
+    return torch.device(name) if world_size() == 1 else _of_this_process(name)
+
+
+def _of_this_process(name: str) -> torch.device:
+    """Each has a GPU of its own."""
+    if name != "cuda":
+        return torch.device(name)
+    if local_rank() >= torch.cuda.device_count():
+        raise UserError(
+            f"torchrun started more processes here than there are GPUs ({torch.cuda.device_count()}): set "
+            "--nproc-per-node to that, or device=cpu"
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device(name, local_rank())
+
+
+def _check_together(settings: TrainerConfig, images: int, device: torch.device) -> None:
+    """UserError for what one process can do, and several cannot."""
+    processes = world_size()
+    if min(settings.batch_size, images) < processes:
+        raise UserError(
+            f"trainer.batch_size={settings.batch_size} has no image for each of {processes} processes"
+            f" ({images} images to train with): start fewer, or raise it"
+        )
+    if settings.compile == "on":
+        raise UserError("trainer.compile=on is for one process, and torchrun started several: leave it out")
+    if device.type == "mps":
+        raise UserError("device=mps is for one process, and torchrun started several: set device=cpu")
 
 
 def _origin(path: Path) -> Origin:
@@ -95,4 +127,4 @@ def _origin(path: Path) -> Origin:
     record = run.read_record()
     integers = (change["weights"].values() for change in record.changes if change.get("method") == "bits")
     widths = frozenset(bits for layers in integers for bits in layers)
-    return Origin(Start(parent=record.run_id, widths=widths), checksum, record.changes)
+    return Origin(Start(parent=record.run_id, widths=widths), checksum, record.changes, record.config["model"])

@@ -15,6 +15,7 @@ from eat_runner.energy.hardware import builtin_hardware, load_hardware
 from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.environment import git_commit, machine, versions
 from eat_runner.errors import UserError, one_line
+from eat_runner.ranks import is_first, world_size
 from eat_runner.records import RunRecord, write_atomically
 from eat_runner.run.build import Experiment
 from eat_runner.run.locate import Job
@@ -45,6 +46,7 @@ def record_of(experiment: Experiment, trainer: Trainer, status: str, reason: str
         git_commit=git_commit(),
         device=str(experiment.device),
         threads=torch.get_num_threads(),
+        world_size=world_size(),
         timings={"training_s": sum(row.seconds for row in trainer.history) + trainer.seconds},
         epochs_done=trainer.epoch,
         parameters=trainer.parameters,
@@ -100,16 +102,20 @@ def budget_of(budget: Budget | None, evaluations: Mapping[str, Evaluation]) -> d
 
 
 def record_failure(job: Job, error: Exception) -> RunRecord:
-    """The record of a run that raised, with the traceback in a file beside it; written if the disk still allows it."""
+    """The record of a run that raised, with the traceback in a file beside it; written if the disk still allows it, by
+    the first of several processes."""
     record = RunRecord(
         run_id=job.run_id,
         status="failed",
         reason=reason_of(error),
         config=as_plain(job.config),
         versions=versions(),
+        world_size=world_size(),
         messages=job.messages if isinstance(job, Experiment) else [],
     )
     folder, text = job.folder, "".join(traceback.format_exception(error))
+    if not is_first():
+        return record
     try:
         write_atomically(folder.traceback, text.encode(errors="backslashreplace"))
         folder.write_record(record)

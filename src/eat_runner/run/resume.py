@@ -2,6 +2,8 @@
 
 import torch
 
+from eat_runner.distributed import from_first
+from eat_runner.ranks import is_first
 from eat_runner.records import write_atomically
 from eat_runner.run.build import Experiment, locate_and_build
 from eat_runner.run.record import first_line
@@ -10,7 +12,9 @@ from eat_runner.train.loop import Trainer
 
 
 def checkpoint(trainer: Trainer, experiment: Experiment) -> None:
-    """Write it. Raises OSError."""
+    """Write it, in the first of several processes. Raises OSError."""
+    if not is_first():
+        return
     whose = {"run_id": experiment.run_id, "origin": experiment.origin.checksum, "threads": torch.get_num_threads()}
     write_atomically(experiment.folder.checkpoint, pack(trainer.state() | whose))
 
@@ -19,10 +23,10 @@ def resumed(experiment: Experiment) -> tuple[Trainer, str]:
     """A trainer that goes on from the checkpoint if there is one; a damaged one, or another run's, is passed over, and
     the message says so."""
     path, trainer = experiment.folder.checkpoint, experiment.trainer()
-    if not path.exists():
+    if not from_first(path.exists):
         return trainer, ""
     try:
-        state = unpack(path.read_bytes())
+        state = unpack(from_first(path.read_bytes))
         if state.get("run_id") != experiment.run_id:
             raise ValueError("it belongs to another run")
         if state.get("origin", experiment.origin.checksum) != experiment.origin.checksum:

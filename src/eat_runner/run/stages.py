@@ -11,11 +11,12 @@ from eat_runner.environment import keep_freed_memory
 from eat_runner.errors import CONTINUE_ME, one_line
 from eat_runner.loggers import Loggers, listening
 from eat_runner.loggers.base import About
+from eat_runner.ranks import is_first
 from eat_runner.records import RunRecord, write_atomically
 from eat_runner.run.build import Experiment
 from eat_runner.run.record import add_measurements, budget_of, record_of
 from eat_runner.run.resume import checkpoint, resumed
-from eat_runner.train.evaluate import Evaluation, evaluate
+from eat_runner.train.evaluate import Evaluation
 from eat_runner.train.history import EpochRow
 from eat_runner.train.loop import Trainer
 
@@ -82,18 +83,20 @@ def change(work: Work) -> None:
 
 def measure(work: Work) -> None:
     """Accuracy and counts on the validation and test splits."""
-    trainer, dataset, meter = work.trainer, work.experiment.dataset, work.experiment.config.meter
+    trainer, dataset = work.trainer, work.experiment.dataset
     if trainer.validation is not None:  # the look after the last epoch
         work.evaluations["validation"] = trainer.validation
     for split, images in (("validation", dataset.validation), ("test", dataset.test)):
         if work.stop():
             raise _interrupted(work)
         if len(images) and split not in work.evaluations:
-            work.evaluations[split] = evaluate(trainer.model, images, trainer.pixels, meter, split)
+            work.evaluations[split] = trainer.evaluate(images, split)
 
 
 def keep(work: Work) -> None:
     """Weights, counts and answers as files; the record follows when everything else is there."""
+    if not is_first():
+        return
     folder = work.experiment.folder
     write_atomically(folder.weights, models.safetensors_bytes(work.trainer.model))
     folder.write_counts(merge(evaluation.counts for evaluation in work.evaluations.values()))
@@ -105,15 +108,17 @@ STAGES: tuple[Callable[[Work], None], ...] = (train, change, measure, keep)
 
 def go_through(experiment: Experiment, stop: Callable[[], bool], ends_early: EndsEarly) -> RunRecord:
     """All stages of a run that this process has the claim on, from its checkpoint if it has one; the record, which lies
-    in the folder when everything else does. Raises Interrupted, and whatever makes a run fail."""
+    in the folder when everything else does. Of several processes the first one writes. Raises Interrupted, and
+    whatever makes a run fail."""
     config, folder = experiment.config, experiment.folder
     keep_freed_memory()
-    folder.remove_leftovers()
-    folder.write_config(as_plain(config))
+    if is_first():
+        folder.remove_leftovers()
+        folder.write_config(as_plain(config))
     trainer, message = resumed(experiment)
     steps = config.trainer.epochs * trainer.steps
     about = About(experiment.run_id, folder, as_plain(config), steps, trainer.steps_done, trainer.history)
-    with listening(config.loggers, about) as loggers:
+    with listening(config.loggers if is_first() else {}, about) as loggers:
         if message:
             loggers.say(message)
         work = Work(experiment, trainer, loggers, stop, ends_early)
@@ -127,7 +132,8 @@ def go_through(experiment: Experiment, stop: Callable[[], bool], ends_early: End
             record = record_of(experiment, trainer, end.status, end.reason)
         except NonFiniteError as error:
             record = record_of(experiment, trainer, "diverged", one_line(str(error)))
-        folder.write_record(record)
+        if is_first():
+            folder.write_record(record)
         loggers.record = record
     return record
 
@@ -136,5 +142,6 @@ def _interrupted(work: Work) -> Interrupted:
     if not work.changed:
         checkpoint(work.trainer, work.experiment)
     record = record_of(work.experiment, work.trainer, "interrupted", "stopped by a signal")
-    work.experiment.folder.write_record(record)
+    if is_first():
+        work.experiment.folder.write_record(record)
     return Interrupted()

@@ -1,6 +1,8 @@
 """Looking at a network: accuracy, loss and counts of a split in one metered pass. Nothing is trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +13,11 @@ from torch.nn import functional as F
 from eat_runner.config import MeterConfig
 from eat_runner.data import Dataset, ImageSet
 from eat_runner.data.batches import evaluation_batches
-from eat_runner.energy.counts import Counts
+from eat_runner.distributed import together
+from eat_runner.energy.counts import Counts, joined
 from eat_runner.energy.meter import measure
 from eat_runner.models import Network
+from eat_runner.ranks import part_of, world_size
 
 LOOKED_AT = 1000  # training images of a look, and those that stand in for a validation split in the firing rate
 LOOK, TRAIN, VALIDATION = "look", "train", "validation"  # names of splits
@@ -56,16 +60,50 @@ def evaluate(
 
     Raises UserError and NonFiniteError as ``measure`` does.
     """
+    return _evaluation([_metered(model, images, pixels, meter, split, floor)], images)
+
+
+def evaluate_together(
+    model: nn.Module, images: ImageSet, pixels: Pixels, meter: MeterConfig, split: str, floor: bool = True
+) -> Evaluation:
+    """``evaluate`` by all processes of a training, each on its part of the batches: the same for all of them."""
+    if world_size() == 1:
+        return evaluate(model, images, pixels, meter, split, floor)
+    size = meter.batch_size
+    batches = part_of(-(-len(images) // size))
+    here = images.take(np.arange(batches.start * size, min(batches.stop * size, len(images))))
+
+    def metered() -> _Metered | None:
+        if not len(here):
+            return None
+        found = _metered(model, here, pixels, meter, split, floor and batches.start == 0)
+        return found._replace(logits=found.logits.cpu())
+
+    return _evaluation([part for part in together(metered) if part is not None], images)
+
+
+class _Metered(NamedTuple):
+    logits: Tensor
+    counts: Counts
+
+
+def _metered(
+    model: nn.Module, images: ImageSet, pixels: Pixels, meter: MeterConfig, split: str, floor: bool
+) -> _Metered:
     batches = evaluation_batches(images, meter.batch_size, pixels.mean, pixels.std, pixels.device, pixels.channels)
     logits: list[Tensor] = []
     counts = measure(model, (x for x, _ in batches), meter, split, floor, logits.append)
-    answers = torch.cat(logits).float()
-    labels = torch.as_tensor(images.labels, device=pixels.device)
+    return _Metered(torch.cat(logits).float(), counts)
+
+
+def _evaluation(parts: Sequence[_Metered], images: ImageSet) -> Evaluation:
+    answers = torch.cat([part.logits for part in parts])
+    labels = torch.as_tensor(images.labels, device=answers.device)
     predicted = answers.argmax(1)
     return Evaluation(
         accuracy=float((predicted == labels).float().mean()),
         loss=float(F.cross_entropy(answers, labels)),
-        counts=counts,
+        counts=joined(part.counts for part in parts),
         labels=images.labels,
         predicted=predicted.cpu().numpy(),
     )

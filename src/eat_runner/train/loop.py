@@ -1,7 +1,8 @@
 """The training loop: epochs and state.
 
 Everything random is seeded by (seed, epoch, step), so a trainer that is loaded from a checkpoint goes on bit for bit on
-the same machine.
+the same machine. Where torchrun started several processes (ranks.py), each has a trainer in the same state, and its
+part of each batch.
 """
 
 import math
@@ -20,6 +21,7 @@ from eat_runner.config import ExperimentConfig, TrainerConfig
 from eat_runner.config.hardware import PublishedHardware
 from eat_runner.data import Dataset, ImageSet
 from eat_runner.data.batches import evaluation_batches, steps_per_epoch, training_batches
+from eat_runner.distributed import data_parallel, mean_over_all, same_everywhere, whole_batches
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.estimate import estimate
 from eat_runner.errors import UserError
@@ -29,11 +31,12 @@ from eat_runner.methods.masks import Held
 from eat_runner.models import Network
 from eat_runner.penalties.base import Penalty
 from eat_runner.penalties.observer import Observer
+from eat_runner.ranks import part_of, rank, weight_in, world_size
 from eat_runner.train.ascent import Ascent
-from eat_runner.train.evaluate import LOOK, LOOKED_AT, TRAIN, VALIDATION, Evaluation, evaluate, pixels_of
+from eat_runner.train.evaluate import LOOK, LOOKED_AT, TRAIN, VALIDATION, Evaluation, evaluate_together, pixels_of
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
-from eat_runner.train.step import Step
+from eat_runner.train.step import Step, StepResult
 from eat_runner.train.teacher import Teacher
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
@@ -72,6 +75,8 @@ class Trainer:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pixels = pixels_of(network, dataset, device)
         self.steps = steps_per_epoch(len(dataset.train), settings.batch_size)
+        batch_size = min(settings.batch_size, len(dataset.train))
+        self.part, self.weight = part_of(batch_size), weight_in(batch_size)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
@@ -111,7 +116,7 @@ class Trainer:
         """
         if self.done:
             return
-        with self.penalty:
+        with whole_batches(), self.penalty:
             if self.steps_done == 0:
                 self._look_for_who_wants_it(None)
             step = self._step()
@@ -177,6 +182,7 @@ class Trainer:
         )
         for method in self.methods.values():
             method.after_training(trained)
+            same_everywhere(self.model)
         if self.methods:
             self.validation = None
 
@@ -186,10 +192,14 @@ class Trainer:
     def look(self) -> Counts:
         """Counts of the network as it is, on the first training images, unaugmented."""
         images = self.dataset.train.first(LOOKED_AT)
-        return evaluate(self.model, images, self.pixels, self.config.meter, LOOK, floor=False).counts
+        return self.evaluate(images, LOOK, floor=False).counts
 
     def _accuracy(self) -> float:
-        return evaluate(self.model, self._judged, self.pixels, self.config.meter, VALIDATION, floor=False).accuracy
+        return self.evaluate(self._judged, VALIDATION, floor=False).accuracy
+
+    def evaluate(self, images: ImageSet, split: str, floor: bool = True) -> Evaluation:
+        """The network as it is, as ``evaluate`` of evaluate.py does."""
+        return evaluate_together(self.model, images, self.pixels, self.config.meter, split, floor)
 
     @property
     def _judged(self) -> ImageSet:
@@ -216,12 +226,13 @@ class Trainer:
 
     def _step(self) -> Step:
         return Step(
-            forward=self._compile() if self.compiled else self.model,
+            forward=self._compile() if self.compiled else data_parallel(self.model),
             optimizer=self.optimizer,
             penalty=self.penalty,
             methods=tuple(self.methods.values()),
             terms=self.terms,
             autocast=self._autocast,
+            weight=self.weight,
         )
 
     def _compile(self) -> Callable[[Tensor], Tensor]:
@@ -255,6 +266,7 @@ class Trainer:
             device=pixels.device,
             first_step=self.step,
             channels=pixels.channels,
+            part=self.part,
         ):
             if stop():
                 break
@@ -264,16 +276,24 @@ class Trainer:
             made = step(x_nchw, labels, self.lambda_t_at(self.step), self._progress(self.step), wanted)
             if self.held is not None:
                 self.held.apply()
-            self.sums[0] += made.cross_entropy
-            if made.penalty is not None:
-                self.sums[1] += made.penalty
-                if config.schedule.target is not None:  # reading it waits for the device
-                    self.ascent.follow(float(made.penalty) / float(self.penalty.largest))
-            self.sums[2] += (made.logits.argmax(1) == labels).float().mean()
+            self._note(made, labels)
             self.step += 1
             if self.step % STEPS_BETWEEN_REPORTS == 0:
                 report(self.steps_done, self._figures())
         self.seconds += time.perf_counter() - started
+
+    def _note(self, made: StepResult, labels: Tensor) -> None:
+        """Add a step's figures, over all processes' parts of the batch, to the epoch's."""
+        figures = [made.cross_entropy, (made.logits.argmax(1) == labels).float().mean()]
+        if made.penalty is not None:
+            figures.append(made.penalty)
+        cross_entropy, correct, *penalties = mean_over_all(figures, self.weight)
+        self.sums[0] += cross_entropy
+        self.sums[2] += correct
+        for penalty in penalties:
+            self.sums[1] += penalty
+            if self.config.schedule.target is not None:  # reading it waits for the device
+                self.ascent.follow(float(penalty) / float(self.penalty.largest))
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -311,7 +331,7 @@ class Trainer:
         At the end of training this is the validation split's measurement too, with its floor batch.
         """
         split, meter = self.dataset.validation, self.config.meter
-        found = evaluate(self.model, self._judged, self.pixels, meter, VALIDATION, floor=ends)
+        found = self.evaluate(self._judged, VALIDATION, floor=ends)
         if len(split):
             row = replace(row, validation_loss=found.loss, validation_accuracy=found.accuracy)
             self.validation = found if ends else None
@@ -367,11 +387,16 @@ class Trainer:
 
 
 def is_compiled(settings: TrainerConfig, images: int) -> bool:
-    """Whether training on so many images uses torch.compile; ``auto`` decides by the planned number of steps alone."""
+    """Whether training on so many images uses torch.compile; ``auto`` decides by the planned number of steps alone.
+    Several processes train eagerly."""
     planned = settings.epochs * steps_per_epoch(images, settings.batch_size)
+    if world_size() > 1:
+        return False
     return settings.compile == "on" or (settings.compile == "auto" and planned >= COMPILE_FROM_STEPS)
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:
-    """A seed for what a step draws (dropout); well mixed, and the same wherever the step is made."""
-    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0])
+    """A seed for what a step draws (dropout); well mixed, and the same wherever the step is made. Processes with parts
+    of a batch draw numbers of their own."""
+    part = (rank(),) if rank() else ()
+    return int(np.random.SeedSequence((seed, epoch, step, *part)).generate_state(1, np.uint64)[0])

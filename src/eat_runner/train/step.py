@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
 class Step:
     """What a step is made of. forward: the network, compiled or not. penalty: attached to it (inside its context).
     autocast: what the forward pass computes in; methods may add to it (fake quantisation). terms: of the loss, beside
-    the cross-entropy."""
+    the cross-entropy. weight: of the whole loss, where several processes have parts of a batch that differ in size."""
 
     forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
@@ -37,6 +37,7 @@ class Step:
     methods: Sequence[Method] = ()
     terms: Sequence[Term] = ()
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    weight: float = 1.0
 
     def __call__(
         self, x_nchw: Tensor, labels: Tensor, lambda_: float, progress: Progress, value: bool = False
@@ -52,6 +53,8 @@ class Step:
             loss = cross_entropy = F.cross_entropy(logits, labels)
             for term in self.terms:
                 loss = loss + term(x_nchw, logits, labels)
+        if self.weight != 1.0:
+            loss, lambda_ = self.weight * loss, self.weight * lambda_
         self.optimizer.zero_grad(set_to_none=True)
         penalty = self.penalty.backward(loss, lambda_, len(labels), value)
         self.optimizer.step()
