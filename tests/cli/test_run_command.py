@@ -20,6 +20,7 @@ from eat_runner.cli.hydra.compose import compose_experiment as composed
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.identity import FRESH, run_id
+from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
@@ -415,8 +416,11 @@ def real(arguments: list[str]) -> str:
 def test_help_names_every_group_and_choice_and_needs_no_torch() -> None:
     text = real(["--help"])
     whole = text.replace("\n" + " " * 14, " ")  # a long list goes on in the next line
+    folders = {"experiment": sorted(conf_dir().glob("experiment/*/*.yaml"))}
+    assert {path.parent.name for path in folders["experiment"]} == {"methods", "paper"}
     for group in (*GROUPS, "recipe", "experiment"):
-        assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(choices(group))}\n", whole)
+        names = [*choices(group), *(f"{path.parent.name}/{path.stem}" for path in folders.get(group, []))]
+        assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(names)}\n", whole)
     assert max(map(len, text.splitlines())) <= 120
 
 
