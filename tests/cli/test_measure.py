@@ -524,7 +524,7 @@ def test_a_damaged_image_is_named(place: Path) -> None:
     assert str(error.value) == line
     Path("images/first/broken.jpg").unlink()
     Path("images/first/broken.jpg").symlink_to("gone.jpg")
-    with pytest.raises(UserError, match="^images/first/broken.jpg is missing: "):
+    with pytest.raises(UserError, match=r"^images/first/broken.jpg is missing: "):
         measure.command(REAL)
 
 
