@@ -56,10 +56,10 @@ class FakeExperiment(ModuleType):
         folder.write_record(record)
         return record
 
-    def plan(self, configs: list[ExperimentConfig]) -> list[SimpleNamespace]:
+    def plan(self, configs: list[ExperimentConfig], program: str) -> list[SimpleNamespace]:
         states = ["finished", "missing", "interrupted"]
         return [
-            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="", budget="")
+            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="", budget="", differs="")
             for i, _ in enumerate(configs)
         ]
 
@@ -346,7 +346,19 @@ def test_the_plan_lists_and_runs_nothing(
         "run0  finished",
         "run1  missing      90 s",
         "run2  interrupted  3 min",
-        "3 runs: 1 done, 2 to do, about 4 min",
+        "3 runs: 1 done, 2 to do, about 4 min, as timed on this machine now",
+    ]
+
+
+def test_the_plan_shows_what_tells_runs_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"a-1": "model.width=3", "a-22": "model.width=4"}
+    fields = {"status": "missing", "seconds": 60.0, "reason": "", "budget": ""}
+    planned: Any = [SimpleNamespace(run_id=name, differs=differs, **fields) for name, differs in names.items()]
+    run.print_plan(planned)
+    assert capsys.readouterr().out.splitlines() == [
+        "a-1   model.width=3  missing      60 s",
+        "a-22  model.width=4  missing      60 s",
+        "2 runs: 0 done, 2 to do, about 2 min, as timed on this machine now",
     ]
 
 
