@@ -1,7 +1,9 @@
 """What a person sees while something takes long: a bar on a terminal, a line every few seconds elsewhere."""
 
+import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TextIO, cast
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_COUNTS = 2.0
 USUAL_WIDTH = 80  # columns
 
 
@@ -52,6 +55,31 @@ def console_on(stream: TextIO | None = None) -> Console:
     """On stdout or another stream, as wide as it is; of usual width where nobody knows (``COLUMNS=0``)."""
     console = Console(file=stream, highlight=False)
     return console if console.width > 0 else Console(file=stream, highlight=False, width=USUAL_WIDTH)
+
+
+class Counter:
+    """Says on stderr which of how many things begins now, at most once in SECONDS_BETWEEN_COUNTS.
+
+    title: what is done to them, such as ``eat-run: timing``. total: how many there are. at_once: say so of the first,
+    too; else nothing is said of what does not take long.
+    """
+
+    def __init__(
+        self, title: str, total: int, at_once: bool = False, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.title, self.total, self.now = title, total, now
+        self.number = 0
+        self.told = -math.inf if at_once else now()
+
+    def next(self, name: str = "") -> None:
+        """The next one begins."""
+        self.number += 1
+        now = self.now()
+        if now - self.told >= SECONDS_BETWEEN_COUNTS:
+            self.told = now
+            stderr = Audience(sys.stderr)
+            stderr.write(f"{self.title} {self.number} of {self.total}{name and ': '}{name}\n")
+            stderr.flush()
 
 
 class ProgressBar:

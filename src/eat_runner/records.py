@@ -197,6 +197,13 @@ class RunFolder:
             raise UserError(f"{self.record} is the record of another run, {other}: delete it to do this one")
         return record
 
+    def check_finished(self, use: str) -> RunRecord:
+        """The record. UserError for a run that is not finished, and so cannot be used as wanted (``exported``)."""
+        record = self.read_record()
+        if record.status != "finished":
+            raise UserError(f"{self.path} is {record.status}: only a finished run can be {use}")
+        return record
+
     def check_weights(self) -> None:
         """UserError where the weights are not those that the record was written for; older records do not say."""
         expected = self.read_record().files.get(self.weights.name)

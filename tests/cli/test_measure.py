@@ -24,7 +24,7 @@ from eat_runner.cli import measure
 from eat_runner.energy.estimate import estimate
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
-from eat_runner.records import RunFolder
+from eat_runner.records import RunFolder, RunRecord
 
 HARDWARE = """
 name: toy
@@ -355,6 +355,14 @@ def test_a_run_without_weights(finished: Path, tmp_path: Path) -> None:
         measure.command([str(tmp_path)])
 
 
+@pytest.mark.parametrize("status", ["interrupted", "failed", "running"])
+def test_a_run_that_is_not_finished(status: str, tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_record(RunRecord(run_id=tmp_path.name, status=status))
+    with pytest.raises(UserError) as error:
+        measure.command([str(tmp_path)])
+    assert str(error.value) == f"{tmp_path} is {status}: only a finished run can be measured"
+
+
 # -- terminals and files
 
 
@@ -439,7 +447,8 @@ BAD: dict[str, str] = {
     "resnet18": f"resnet18 is no network: give {NETWORKS}; for example torchvision:resnet50",
     "torchvison:resnet18": f"torchvison:resnet18 is no network: give {NETWORKS}; did you mean torchvision:resnet18?",
     "timm:": f"timm: is no network: give {NETWORKS}; did you mean timm:NAME?",
-    "images": "images is no run's folder: it has no record.json",
+    "images": "images is no run's folder: it has no record.json; images are measured on by a network, as in "
+    "torchvision:resnet50 --data images",
     "torchvision:resnet19": "resnet19 is no image classifier of torchvision: choose one such as resnet18, resnet152, "
     "resnet101",
     "torchvision:fcn_resnet50": "fcn_resnet50 is no image classifier of torchvision: choose one such as resnet50, "
@@ -509,7 +518,13 @@ def test_a_folder_that_is_not_there_to_write_into(place: Path) -> None:
 
 def test_a_damaged_image_is_named(place: Path) -> None:
     Path("images/first/broken.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"^images/first/broken.jpg is missing or no readable image"):
+    with pytest.raises(UserError) as error:
+        measure.command(REAL)
+    line = "images/first/broken.jpg is no readable image (UnidentifiedImageError): replace or remove it"
+    assert str(error.value) == line
+    Path("images/first/broken.jpg").unlink()
+    Path("images/first/broken.jpg").symlink_to("gone.jpg")
+    with pytest.raises(UserError, match=r"^images/first/broken.jpg is missing: "):
         measure.command(REAL)
 
 

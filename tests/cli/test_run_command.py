@@ -20,6 +20,7 @@ from eat_runner.cli.hydra.compose import compose_experiment as composed
 from eat_runner.config.groups import GROUPS
 from eat_runner.config.hardware import HardwareConfig
 from eat_runner.config.identity import FRESH, run_id
+from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
@@ -55,10 +56,10 @@ class FakeExperiment(ModuleType):
         folder.write_record(record)
         return record
 
-    def plan(self, configs: list[ExperimentConfig]) -> list[SimpleNamespace]:
+    def plan(self, configs: list[ExperimentConfig], program: str) -> list[SimpleNamespace]:
         states = ["finished", "missing", "interrupted"]
         return [
-            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="", budget="")
+            SimpleNamespace(run_id=f"run{i}", status=states[i], seconds=90.0 * i, reason="", budget="", differs="")
             for i, _ in enumerate(configs)
         ]
 
@@ -264,7 +265,8 @@ def test_what_is_raised_before_a_run_has_its_folder_fails_this_run_alone(
     assert command(f"-m lambda=0,1,2 on_error={'stop' if stop else 'continue'}") == 1
     assert experiment.ran == [(0.0, 0)] if stop else [(0.0, 0), (2.0, 0)]
     assert len(report.asked) == 1
-    assert re.fullmatch(f"eat-run: run lambda=1 seed=0 failed: {RAISED[error]}\n", capsys.readouterr().err)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if " of 3: " not in line]  # which run begins
+    assert re.fullmatch(f"eat-run: run lambda=1 seed=0 failed: {RAISED[error]}", line)
 
 
 def test_a_run_that_somebody_held_for_a_moment_is_done_in_the_end(
@@ -345,7 +347,19 @@ def test_the_plan_lists_and_runs_nothing(
         "run0  finished",
         "run1  missing      90 s",
         "run2  interrupted  3 min",
-        "3 runs: 1 done, 2 to do, about 4 min",
+        "3 runs: 1 done, 2 to do, about 4 min, as timed on this machine now",
+    ]
+
+
+def test_the_plan_shows_what_tells_runs_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"a-1": "model.width=3", "a-22": "model.width=4"}
+    fields = {"status": "missing", "seconds": 60.0, "reason": "", "budget": ""}
+    planned: Any = [SimpleNamespace(run_id=name, differs=differs, **fields) for name, differs in names.items()]
+    run.print_plan(planned)
+    assert capsys.readouterr().out.splitlines() == [
+        "a-1   model.width=3  missing      60 s",
+        "a-22  model.width=4  missing      60 s",
+        "2 runs: 0 done, 2 to do, about 2 min, as timed on this machine now",
     ]
 
 
@@ -365,6 +379,24 @@ def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: 
         if status:
             RunFolder(folder).write_record(RunRecord(run_id=folder.name, status=status))
     assert jobs.exit_code(dict.fromkeys(folders, ExperimentConfig())) == code
+
+
+def test_a_sweep_says_which_run_of_how_many_begins(
+    command: Command, experiment: FakeExperiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("lambda=0 name=alone") == 0
+    assert "eat-run: run " not in capsys.readouterr().err
+    assert command(f"-m lambda=0,{STOPPED},2 model.width=4") == 75
+    ids = [run_id(composed([f"lambda={value}", "model.width=4"]), FINGERPRINT) for value in (0, STOPPED, 2)]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"eat-run: run 1 of 3: {ids[0]}"
+    assert re.fullmatch(rf"eat-run: run 2 of 3: {ids[1]}, about \d+ s left for all", second)
+    assert jobs.unfinished() == "stopped after 1 of 3 runs"
+    assert command("-m lambda=0,2 model.width=4,6") == 0  # the first is done
+    told = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert [re.sub("digits-\\S*", "ID", line) for line in told] == [
+        f"eat-run: run {number} of 4: ID model.width={width}" for number, width in ((2, 6), (3, 4), (4, 6))
+    ]
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
@@ -415,8 +447,11 @@ def real(arguments: list[str]) -> str:
 def test_help_names_every_group_and_choice_and_needs_no_torch() -> None:
     text = real(["--help"])
     whole = text.replace("\n" + " " * 14, " ")  # a long list goes on in the next line
+    folders = {"experiment": sorted(conf_dir().glob("experiment/*/*.yaml"))}
+    assert {path.parent.name for path in folders["experiment"]} == {"methods", "paper"}
     for group in (*GROUPS, "recipe", "experiment"):
-        assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(choices(group))}\n", whole)
+        names = [*choices(group), *(f"{path.parent.name}/{path.stem}" for path in folders.get(group, []))]
+        assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(names)}\n", whole)
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -24,6 +24,7 @@ from eat_runner.cli import search
 from eat_runner.errors import UserError
 
 KILLED = -signal.SIGKILL
+RANGES = "write log(LOW,HIGH), uniform(LOW,HIGH) or int(LOW,HIGH)"
 TINY = "lambda=log(0.1,10) model.width=4,6 hardware=fused_7nm_int8 dataset.train_limit=64 trainer.epochs=2"
 
 
@@ -72,6 +73,11 @@ def table(folder: Path) -> list[dict[str, str]]:
         ("experiment=demo model.width=4,8", "model.width=4: a search makes no sweep, and a file has one of its own "),
         ("dataset.validation=0 lambda=0,1", "dataset.validation=0: a search compares on the validation split, so "),
         ("path=lambda model.width=4,8", "path: a trial is one network, not a path of them: leave path out, and "),
+        ("lambda=logg(0.1,10)", f"lambda=logg(0.1,10): logg is unknown: {RANGES}"),
+        ("lambda=logg(0.1,10) model.width=8,16", f"lambda=logg(0.1,10): logg is unknown: {RANGES}"),
+        ("lambda=log(0.1,10) model.width=Int(8,16)", f"model.width=Int(8,16): Int is unknown: {RANGES}"),
+        ("model.width=8,16 lambda=log(0.1,10", "cannot read 'lambda=log(0.1,10': write key=value, and put quotes "),
+        ("model.width=8,16 lambda=choice(1,,2)", "cannot read 'lambda=choice(1,,2)': write key=value, and put quotes "),
         ("lambda=interval(0,1)", "lambda=interval(0,1): a search takes log(LOW,HIGH), uniform(LOW,HIGH), int(LOW,"),
     ],
 )

@@ -20,7 +20,7 @@ from eat_runner.config import (
 )
 from eat_runner.config.groups import GROUPS, Group
 from eat_runner.config.hardware import FusedHardware, OperationPrices
-from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, run_id
+from eat_runner.config.identity import FRESH, Start, as_plain, baseline_id, determinants, distinctions, run_id
 from eat_runner.errors import UserError
 
 DATA = "d" * 8
@@ -227,3 +227,18 @@ def test_a_width_without_prices_is_refused_before_training() -> None:
         reading({}, Rounding(name="rounding")).check()
     with pytest.raises(UserError, match="hardware published prices 32-bit values, not 4 bits"):
         ExperimentConfig(methods={"rounding": Rounding(name="rounding")}).check()
+
+
+def test_what_tells_runs_apart_whose_ids_differ_in_the_hash_alone() -> None:
+    def told(**configs: ExperimentConfig) -> dict[str, str]:
+        return distinctions({key.replace("_", "-"): config for key, config in configs.items()})
+
+    plain = ExperimentConfig()
+    wide, slow = replace(plain, model=ModelConfig(width=8)), replace(plain, schedule=ScheduleConfig(name="cosine"))
+    assert told(a_1=plain, b_2=wide) == {"a-1": "", "b-2": ""}
+    assert told(a_1=plain, a_2=wide) == {"a-1": f"model.width={plain.model.width}", "a-2": "model.width=8"}
+    both = replace(wide, schedule=ScheduleConfig(name="cosine", gamma=0.25))
+    assert told(a_1=wide, a_2=both, a_3=slow)["a-2"] == "model.width=8 schedule=cosine"
+    # what determines no result tells nothing, but where weights come from is said where nothing else differs
+    elsewhere = replace(plain, results_dir="there", threads=7, init="x.pt")
+    assert told(a_1=replace(plain, init="y.pt"), a_2=elsewhere) == {"a-1": "init=y.pt", "a-2": "init=x.pt"}

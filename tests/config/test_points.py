@@ -7,7 +7,7 @@ import pytest
 
 from eat_runner.cli.hydra.compose import compose_experiment as composed
 from eat_runner.config.identity import FRESH, Start, run_id
-from eat_runner.config.points import points
+from eat_runner.config.points import points, preparations
 from eat_runner.config.root import ExperimentConfig
 
 DATA = "f" * 8
@@ -67,3 +67,10 @@ def test_how_a_path_is_reached_changes_no_name(name: str) -> None:
     config = composed([f"path={name}", "pruning=energy", "path.over=[0.3]", "lambda=1"])
     plain = replace(config, others=composed([]).others)
     assert run_id(config, DATA) == run_id(plain, DATA)
+
+
+def test_what_has_to_be_made_ready_is_counted_once() -> None:
+    sweep = [composed([f"lambda={value}", f"model.width={width}", "seed=3"]) for value in (0, 1, 2) for width in (4, 8)]
+    assert preparations(sweep) == 4  # two widths, with a penalty and without
+    # the job itself, the standard training that it begins with, and what is like it with a penalty: its own epochs
+    assert preparations([composed(["path=lambda", "path.over=[1,2]"])]) == 3

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from eat_runner import run
+from eat_runner.config.identity import as_plain
 from eat_runner.config.logger import LoggerConfig, WandbConfig, default_loggers
+from eat_runner.config.root import ExperimentConfig
+from eat_runner.energy.hardware import load_hardware
 from eat_runner.errors import UserError
 from eat_runner.loggers import LOGGERS, Logger, listening
 from eat_runner.loggers.base import About
@@ -23,7 +26,9 @@ ROWS = [EpochRow(epoch, 0.1, 1.0, 2.5 / epoch, None, 0.5, seconds=1.0) for epoch
 
 @pytest.fixture
 def about(tmp_path):
-    return About("digits-7", RunFolder(tmp_path), {"lambda": 1.0}, steps=30, steps_done=0, history=[])
+    return About(
+        "digits-7", RunFolder(tmp_path), {"hardware": {"name": "published"}}, steps=30, steps_done=0, history=[]
+    )
 
 
 def test_csv_has_a_row_an_epoch_those_of_an_earlier_process_first(about, tmp_path):
@@ -52,6 +57,26 @@ def test_progress_prints_a_line_an_epoch_and_what_is_said(about, capsys):
     assert capsys.readouterr().err.splitlines() == [
         "digits-7  epoch 1  loss 2.500  accuracy 0.500  1.0 s",
         "digits-7  resumed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("published", "ratio 0.735"),
+        ("fused_7nm_int8", "energy 12.35 uJ"),
+        ("eyeriss_65nm", "energy 12.35 M MACs"),  # its prices are relative
+    ],
+)
+def test_progress_shows_the_energy_on_the_runs_hardware(name, shown, about, capsys):
+    config = as_plain(ExperimentConfig(hardware=load_hardware(name)))
+    row = replace(ROWS[0], firing_rate=0.25, energy_ratio=0.735, energy=12.3456)
+    with listening({"progress": LoggerConfig()}, replace(about, config=config)) as loggers:
+        loggers.log(row)
+        loggers.log(ROWS[1])  # nobody looked after this one
+    assert capsys.readouterr().err.splitlines() == [
+        f"digits-7  epoch 1  loss 2.500  accuracy 0.500  firing 0.250  {shown}  1.0 s",
+        "digits-7  epoch 2  loss 1.250  accuracy 0.500  1.0 s",
     ]
 
 

@@ -89,9 +89,7 @@ def _finished(path: Path) -> RunFolder:
     run = RunFolder(path)
     if not run.record.exists():
         raise UserError(f"{path} is no run's folder: it has no {run.record.name}")
-    status = run.read_record().status
-    if status != "finished":
-        raise UserError(f"{path} is {status}: only a finished run can be exported")
+    run.check_finished("exported")
     if not run.weights.exists():
         raise UserError(f"{run.weights} is not there: only a run with its weights can be exported")
     return run

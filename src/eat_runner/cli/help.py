@@ -53,6 +53,7 @@ def in_folders(group: str) -> list[str]:
 def help_text() -> str:
     """The whole text. Hydra's own help would compose a configuration and scan for plugins first."""
     abouts = {name: group.about for name, group in GROUPS.items()} | COMBINATIONS
-    lines = [f"  {name:11} {about}: {', '.join(choices(name))}" for name, about in abouts.items() if choices(name)]
+    names = {group: [*choices(group), *in_folders(group)] for group in abouts}
+    lines = [f"  {group:11} {about}: {', '.join(names[group])}" for group, about in abouts.items() if names[group]]
     lines = [wrapped for line in lines for wrapped in wrap(line, WIDTH, subsequent_indent=" " * 14)]
     return TEXT.format(groups="\n".join(lines))

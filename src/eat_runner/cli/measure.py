@@ -100,10 +100,15 @@ def _network(text: str) -> tuple[str, str]:
     sources = _sources()
     if source in sources and name:
         return source, name
-    if RunFolder(text).record.exists():
+    run = RunFolder(text)
+    if run.record.exists():
+        run.check_finished("measured")
         return "", text
-    if Path(text).is_dir():
-        raise UserError(f"{text} is no run's folder: it has no {RunFolder(text).record.name}")
+    if run.path.is_dir():
+        raise UserError(
+            f"{text} is no run's folder: it has no {run.record.name}; images are measured on by a network, as in "
+            f"torchvision:resnet50 --data {text}"
+        )
     near = difflib.get_close_matches(source, sources, n=1)
     hint = f"did you mean {near[0]}:{name or 'NAME'}?" if near else "for example torchvision:resnet50"
     raise UserError(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from eat_runner.claims import report_lock
 from eat_runner.cli.errors import one_line, tell
 from eat_runner.cli.help import help_text
-from eat_runner.cli.hydra.callbacks import BeforeJobs, prepare_all
+from eat_runner.cli.hydra.callbacks import BeforeJobs, Identity, prepare_all
 from eat_runner.cli.hydra.completion import OverridesParser
 from eat_runner.cli.hydra.launch import check_flags, run_hydra
-from eat_runner.cli.jobs import PROGRAM, exit_code, forget_failures, take_over, written
+from eat_runner.cli.jobs import PROGRAM, begin_runs, exit_code, take_over, unfinished, written
 from eat_runner.cli.parser import Parser, answer_shell, folders, install
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
+from eat_runner.config.points import preparations
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import RUN_FAILED, UserError
 from eat_runner.ranks import is_first, world_size
@@ -26,13 +27,14 @@ from eat_runner.records import FINAL
 if TYPE_CHECKING:
     from eat_runner.run import PlannedRun
 
+AS_TIMED = "as timed on this machine now"
 LAUNCHERS = ("basic", "joblib", "slurm")
 
 
 def main() -> None:
     """Entry point of the console script."""
     answer_shell(_parser)
-    run_stoppable(PROGRAM, command)
+    run_stoppable(PROGRAM, command, unfinished)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -52,7 +54,7 @@ def command(arguments: Sequence[str]) -> int:
     def accept(jobs: list[ExperimentConfig]) -> None:
         runs.update(begin(jobs))
         before.update({folder: written(folder) for folder in runs})
-        forget_failures()
+        begin_runs(runs)
 
     collated = False
     try:
@@ -73,7 +75,7 @@ def _parser() -> Parser:
     return parser
 
 
-def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
+def begin(configs: list[ExperimentConfig], program: str = PROGRAM) -> dict[Path, ExperimentConfig]:
     """What happens before the first run: show the plan and leave, or prepare data and networks. The runs' folders."""
     if world_size() > 1 and configs[0].group("path").is_chosen:
         raise UserError("torchrun trains one run, and a path has several: leave out path")
@@ -81,10 +83,17 @@ def begin(configs: list[ExperimentConfig]) -> dict[Path, ExperimentConfig]:
         from eat_runner import run as experiment
 
     if any(config.plan for config in configs):
-        print_plan(experiment.plan(configs))
+        print_plan(experiment.plan(configs, program))
         sys.exit(0)
+    from eat_runner.progress import Counter  # rich takes a while, and --help need not wait for it
 
-    return prepare_all(configs, experiment.prepare)
+    counter = Counter(f"{program}: preparing", preparations(configs))
+
+    def prepare_one(config: ExperimentConfig) -> Identity:
+        counter.next()
+        return experiment.prepare(config)
+
+    return prepare_all(configs, prepare_one)
 
 
 def collate(configs: list[ExperimentConfig]) -> bool:
@@ -124,14 +133,15 @@ def _several_methods(configs: list[ExperimentConfig]) -> bool:
 
 def print_plan(runs: "list[PlannedRun]") -> None:
     """A line a run, and what is left to do."""
-    from eat_runner.progress import duration  # rich takes a while, and --help need not wait for it
+    from eat_runner.progress import duration
 
-    width = max(len(run.run_id) for run in runs)
+    width, most = max(len(run.run_id) for run in runs), max(len(run.differs) for run in runs)
     todo = [run for run in runs if run.status not in FINAL]
     for run in runs:
         left = run.reason or (duration(run.seconds) if run in todo else "")
-        print(f"{run.run_id:{width}}  {run.status:11}  {left:7}  {run.budget}".rstrip())
-    time = f", about {duration(sum(run.seconds for run in todo))}" if todo else ""
+        differs = f"  {run.differs:{most}}" if most else ""
+        print(f"{run.run_id:{width}}{differs}  {run.status:11}  {left:7}  {run.budget}".rstrip())
+    time = f", about {duration(sum(run.seconds for run in todo))}, {AS_TIMED}" if todo else ""
     print(f"{len(runs)} runs: {len(runs) - len(todo)} done, {len(todo)} to do{time}")
 
 

@@ -19,9 +19,9 @@ from eat_runner.cli.hydra.arguments import with_paths
 from eat_runner.cli.hydra.callbacks import agreeing
 from eat_runner.cli.hydra.completion import BOOLS, OverridesParser
 from eat_runner.cli.hydra.points import Points, choices_of
-from eat_runner.cli.jobs import forget_failures, run_job
+from eat_runner.cli.jobs import begin_runs, run_job
 from eat_runner.cli.parser import COMPLETION, Parser, answer_shell, install
-from eat_runner.cli.run import begin, collate
+from eat_runner.cli.run import AS_TIMED, begin, collate
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import digest, run_id
@@ -113,8 +113,8 @@ def command(arguments: Sequence[str]) -> int:
         raise UserError(NO_PATH)
     if first.plan:
         return plan(asked, configs, points)
-    begin(configs)
-    forget_failures()
+    begin(configs, PROGRAM)
+    begin_runs()
     search, before = open_search(asked, first, points), time.monotonic()
     if seeds := search.take_in():
         tell(f"{PROGRAM}: the study begins with {seeds} finished runs of {search.folder}")
@@ -286,7 +286,7 @@ def plan(asked: Asked, configs: Sequence[ExperimentConfig], points: Points) -> i
     from eat_runner.search.space import described
     from eat_runner.search.study import JOURNAL
 
-    planned = experiment.plan([*configs])
+    planned = experiment.plan(configs, PROGRAM)
     for key, dimension in asked.space.items():
         print(with_paths(f"{key}={described(dimension)}"))
     done = 0
@@ -298,7 +298,7 @@ def plan(asked: Asked, configs: Sequence[ExperimentConfig], points: Points) -> i
     times = [run.seconds for run in planned if run.status not in FINAL and not run.reason]
     reasons = sorted({f"{run.run_id}: {run.reason}" for run in planned if run.reason})
     print(*reasons, sep="\n", end="\n" if reasons else "")
-    takes = f", about {duration(left * fmean(times))} for one process" if left and times else ""
+    takes = f", about {duration(left * fmean(times))} for one process, {AS_TIMED}" if left and times else ""
     print(f"{asked.trials} trials, {asked.sampler}: {done} done, {left} to do{takes}")
     return 0
 

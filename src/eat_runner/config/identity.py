@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 from eat_runner.config.groups import DEFAULT, GROUPS
@@ -135,6 +136,42 @@ def preparation(config: ExperimentConfig) -> str:
             results_dir="any",
         )
     )
+
+
+def distinctions(configs: Mapping[str, ExperimentConfig]) -> dict[str, str]:
+    """What tells runs apart whose ids differ in the hash alone, as on the command line (``model.width=8``): by run id,
+    empty for all others."""
+    alike: dict[str, list[str]] = {}
+    for identity in configs:
+        alike.setdefault(identity.rpartition("-")[0], []).append(identity)
+    told = dict.fromkeys(configs, "")
+    for ids in alike.values():
+        if len(ids) > 1:
+            told |= zip(ids, _told_apart([configs[identity] for identity in ids]), strict=True)
+    return told
+
+
+def _told_apart(configs: Sequence[ExperimentConfig]) -> list[str]:
+    """The values that determine a result and are not the same for all. A file that weights come from, which may be a
+    run of the same sweep, is named where nothing else differs."""
+    determining = {key for config in configs for key in determinants(config, "")}
+    runs = [_by_key(config) for config in configs]
+    keys = [key for key in dict.fromkeys(chain(*runs)) if len({run.get(key) for run in runs}) > 1]
+    chosen = [key for key in keys if key.partition(".")[0] in determining and key.rpartition(".")[0] not in keys]
+    return [" ".join(f"{key}={run[key]}" for key in chosen or ["init"] if key in run) for run in runs]
+
+
+def _by_key(config: ExperimentConfig) -> dict[str, str]:
+    """Values as text under the keys of the command line; a group's name stands under the group alone."""
+    texts: dict[str, str] = {}
+    for key, value in as_plain(config.canonical()).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        texts |= {f"{key}.{name}".removesuffix(".").removesuffix(".name"): _text(found) for name, found in inner}
+    return texts
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_plain(config: ExperimentConfig) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The runs that a configuration stands for: one, or those along its path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from eat_runner.config.identity import FRESH, Start, run_id
+from eat_runner.config.identity import FRESH, Start, preparation, run_id
 from eat_runner.config.path import PathConfig
 from eat_runner.config.root import ExperimentConfig, default_methods
 from eat_runner.config.teacher import TeacherConfig
@@ -34,6 +35,12 @@ def points(
         )
         start = Start(parent=parent)
         yield point, start
+
+
+def preparations(configs: Sequence[ExperimentConfig]) -> int:
+    """How many different networks with their data have to be made ready for all that the configurations stand for."""
+    alone = (replace(point, init=config.init) for config in configs for point, _ in points(config, ""))
+    return len({preparation(config) for config in chain(configs, alone)})
 
 
 def _at(config: ExperimentConfig, path: PathConfig, strength: float) -> ExperimentConfig:

@@ -86,9 +86,10 @@ def is_image(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    empty = path.is_file() and path.stat().st_size == 0
-    reason = "it is empty" if empty else type(error).__name__
-    return f"{path} is missing or no readable image ({reason}): replace or remove it"
+    if not path.exists():
+        return f"{path} is missing: complete the data set"
+    reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else type(error).__name__
+    return f"{path} is no readable image ({reason}): replace or remove it"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from eat_runner import models
 from eat_runner.config import ModelConfig
-from eat_runner.errors import UserError
 from eat_runner.methods import restore
 from eat_runner.records import RunFolder
 
@@ -49,9 +48,7 @@ def load_run(folder: Path | str) -> LoadedRun:
     """The network that a run trained. UserError where the run is not finished, or its weights are gone or
     damaged."""
     run = RunFolder(folder)
-    record = run.read_record()
-    if record.status != "finished":
-        raise UserError(f"{run.path} is {record.status}: only a finished run can be loaded")
+    record = run.check_finished("loaded")
     prepared = record.preprocessing
     config = ModelConfig(**record.config["model"])
     config.pretrained = False  # the run's own weights follow

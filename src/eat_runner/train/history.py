@@ -24,17 +24,19 @@ class EpochRow:
     energy: float | None = None
     seconds: float = 0.0
 
-    def __str__(self) -> str:
+    def line(self, unit: str | None = None) -> str:
+        """For a person. unit: what ``energy`` is in, which then stands there; None: ``energy_ratio`` does."""
         figures = {
             "loss": self.cross_entropy,
             "penalty": self.penalty,
             "accuracy": self.train_accuracy,
             "validation": self.validation_accuracy,
             "firing": self.firing_rate,
-            "ratio": self.energy_ratio,
+            "ratio": self.energy_ratio if unit is None else None,
         }
         text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-        return f"epoch {self.epoch}  {text}  {self.seconds:.1f} s"
+        energy = f"  energy {self.energy:.4g} {unit}" if unit is not None and self.energy is not None else ""
+        return f"epoch {self.epoch}  {text}{energy}  {self.seconds:.1f} s"
 
     @property
     def is_finite(self) -> bool:

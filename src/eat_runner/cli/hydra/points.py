@@ -1,5 +1,6 @@
 """The configurations of a search: what is fixed is composed once for each choice of groups, as eat-run composes it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
@@ -24,15 +25,24 @@ from eat_runner.config.paths import conf_dir
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import UserError
 
+FUNCTION = re.compile(r"[^=]*=\s*(\w+)\s*\(.*\)\s*", re.DOTALL)
 LISTS = (ValueType.SIMPLE_CHOICE_SWEEP, ValueType.CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 
 
 def choices_of(line: str) -> list[str] | None:
-    """The values of ``key=a,b,c``, as Hydra reads them; None where there is one value. UserError for another sweep."""
-    try:
-        [override] = OverridesParser.create().parse_overrides([quoted(line)])
-    except HydraException:  # which is said when it is composed
-        return None
+    """The values of ``key=a,b,c``, as Hydra reads them; None where there is one value. UserError for another sweep, and
+    for what Hydra cannot read."""
+    parser = OverridesParser.create()
+    with errors_from_hydra():
+        try:
+            [override] = parser.parse_overrides([quoted(line)])
+        except HydraException as error:
+            called = FUNCTION.fullmatch(line)
+            if called is None or called[1] in parser.functions.functions:
+                raise
+            raise UserError(
+                f"{line}: {called[1]} is unknown: write log(LOW,HIGH), uniform(LOW,HIGH) or int(LOW,HIGH)"
+            ) from error
     if not override.is_sweep_override():
         return None
     if override.value_type not in LISTS:
