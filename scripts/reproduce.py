@@ -20,4 +20,4 @@ def command(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_stoppable(PROGRAM, command, unfinished="not all is done")
+    run_stoppable(PROGRAM, command, unfinished=lambda: "not all is done")

@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -112,14 +112,15 @@ def report(monkeypatch: pytest.MonkeyPatch) -> FakeReport:
 
 
 @pytest.fixture
-def command(experiment: FakeExperiment, report: FakeReport) -> Command:
+def command(experiment: FakeExperiment, report: FakeReport) -> Iterator[Command]:
     def call(line: str) -> int:
         try:
             return run.command(line.split())
         except SystemExit as stopped:
             return int(str(stopped.code))
 
-    return call
+    yield call
+    jobs.begin_runs()  # the process knows of no runs any more
 
 
 def test_one_run_and_its_report(command: Command, experiment: FakeExperiment, report: FakeReport) -> None:
@@ -265,7 +266,8 @@ def test_what_is_raised_before_a_run_has_its_folder_fails_this_run_alone(
     assert command(f"-m lambda=0,1,2 on_error={'stop' if stop else 'continue'}") == 1
     assert experiment.ran == [(0.0, 0)] if stop else [(0.0, 0), (2.0, 0)]
     assert len(report.asked) == 1
-    assert re.fullmatch(f"eat-run: run lambda=1 seed=0 failed: {RAISED[error]}\n", capsys.readouterr().err)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if " of 3: " not in line]  # which run begins
+    assert re.fullmatch(f"eat-run: run lambda=1 seed=0 failed: {RAISED[error]}", line)
 
 
 def test_a_run_that_somebody_held_for_a_moment_is_done_in_the_end(
@@ -378,6 +380,24 @@ def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: 
         if status:
             RunFolder(folder).write_record(RunRecord(run_id=folder.name, status=status))
     assert jobs.exit_code(dict.fromkeys(folders, ExperimentConfig())) == code
+
+
+def test_a_sweep_says_which_run_of_how_many_begins(
+    command: Command, experiment: FakeExperiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("lambda=0 name=alone") == 0
+    assert "eat-run: run " not in capsys.readouterr().err
+    assert command(f"-m lambda=0,{STOPPED},2 model.width=4") == 75
+    ids = [run_id(composed([f"lambda={value}", "model.width=4"]), FINGERPRINT) for value in (0, STOPPED, 2)]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"eat-run: run 1 of 3: {ids[0]}"
+    assert re.fullmatch(rf"eat-run: run 2 of 3: {ids[1]}, about \d+ s left for all", second)
+    assert jobs.unfinished() == "stopped after 1 of 3 runs"
+    assert command("-m lambda=0,2 model.width=4,6") == 0  # the first is done
+    told = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert [re.sub("digits-\\S*", "ID", line) for line in told] == [
+        f"eat-run: run {number} of 4: ID model.width={width}" for number, width in ((2, 6), (3, 4), (4, 6))
+    ]
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running"])

@@ -1,15 +1,18 @@
 """The runs of a command, one by one: run them, take over what others left, and what became of them."""
 
+import os
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from eat_runner.claims import claim
 from eat_runner.cli.errors import one_line, tell
+from eat_runner.config.identity import distinctions
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.errors import CONTINUE_ME, RUN_FAILED, UserError
 from eat_runner.records import FINAL, RunFolder, RunRecord
@@ -23,9 +26,65 @@ LOOKS, SECONDS_TO_LOOK_AGAIN = 3, 0.2  # at runs that somebody has, perhaps only
 _failed: list[ExperimentConfig] = []  # jobs that this process has tried
 
 
-def forget_failures() -> None:
-    """At the beginning of a command: what another one has tried may be tried again."""
+class Sweep:
+    """The runs of a command in the process that it was given to; a launcher's workers know of none. left: those that
+    were not done when somebody last looked."""
+
+    def __init__(self, runs: Mapping[Path, ExperimentConfig]) -> None:
+        self.runs, self.process = dict(runs), os.getpid()
+        self.differs = distinctions({folder.name: config for folder, config in runs.items()})
+        self.left = [folder for folder in runs if not _is_final(folder)]
+        self.to_do, self.started = len(self.left), time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """How many are done, in whatever process."""
+        self.left = [folder for folder in self.left if not _is_final(folder)]
+        return len(self.runs) - len(self.left)
+
+    def tell(self, job: ExperimentConfig) -> None:
+        """Say that the run begins, and how long all of them take at the pace so far; nothing of one that is done or
+        that another process has."""
+        from eat_runner.progress import duration
+
+        folder = next((folder for folder, run in self.runs.items() if run == job), None)
+        if os.getpid() != self.process or len(self.runs) == 1 or folder is None or not _is_free(folder):
+            return
+        done = self.to_do - len(self.runs) + self.done
+        waiting = sum(self.runs[folder] not in _failed for folder in self.left)  # what failed is not tried again now
+        left = (time.monotonic() - self.started) / done * waiting if done else 0.0
+        name = " ".join(filter(None, [folder.name, self.differs[folder.name]]))
+        about = f", about {duration(left)} left for all" if done else ""
+        tell(f"{PROGRAM}: run {[*self.runs].index(folder) + 1} of {len(self.runs)}: {name}{about}")
+
+
+def _is_final(folder: Path) -> bool:
+    with suppress(UserError):
+        return RunFolder(folder).is_final()
+    return False
+
+
+def _is_free(folder: Path) -> bool:
+    with suppress(UserError):
+        return status(RunFolder(folder)) not in {*FINAL, "running"}
+    return False
+
+
+_sweep = Sweep({})
+
+
+def begin_runs(runs: Mapping[Path, ExperimentConfig] = MappingProxyType({})) -> None:
+    """At the beginning of a command: what another one has tried may be tried again. runs: those that are told of as
+    they begin."""
+    global _sweep
     _failed.clear()
+    _sweep = Sweep(runs)
+
+
+def unfinished() -> str:
+    """How far the command came that has more to do."""
+    total = len(_sweep.runs)
+    return f"stopped after {_sweep.done} of {total} runs" if total > 1 else "stopped"
 
 
 def run_job(job: ExperimentConfig, program: str = PROGRAM, **watched: "EndsEarly") -> str:
@@ -36,6 +95,7 @@ def run_job(job: ExperimentConfig, program: str = PROGRAM, **watched: "EndsEarly
     if any(failed.on_error == "stop" for failed in _failed):  # a worker that is not ended yet
         sys.exit(RUN_FAILED)
     try:
+        _sweep.tell(job)
         record = experiment.run(job, **watched)
     except Exception as error:  # before the run had a folder for its record
         name = f"lambda={job.lambda_:g} seed={job.seed}"

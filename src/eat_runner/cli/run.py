@@ -15,7 +15,7 @@ from eat_runner.cli.help import help_text
 from eat_runner.cli.hydra.callbacks import BeforeJobs, Identity, prepare_all
 from eat_runner.cli.hydra.completion import OverridesParser
 from eat_runner.cli.hydra.launch import check_flags, run_hydra
-from eat_runner.cli.jobs import PROGRAM, exit_code, forget_failures, take_over, written
+from eat_runner.cli.jobs import PROGRAM, begin_runs, exit_code, take_over, unfinished, written
 from eat_runner.cli.parser import Parser, answer_shell, folders, install
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
 from eat_runner.config.points import preparations
@@ -33,7 +33,7 @@ LAUNCHERS = ("basic", "joblib", "slurm")
 def main() -> None:
     """Entry point of the console script."""
     answer_shell(_parser)
-    run_stoppable(PROGRAM, command)
+    run_stoppable(PROGRAM, command, unfinished)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -51,7 +51,7 @@ def command(arguments: Sequence[str]) -> int:
     def accept(jobs: list[ExperimentConfig]) -> None:
         runs.update(begin(jobs))
         before.update({folder: written(folder) for folder in runs})
-        forget_failures()
+        begin_runs(runs)
 
     collated = False
     try:

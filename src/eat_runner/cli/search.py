@@ -19,7 +19,7 @@ from eat_runner.cli.hydra.arguments import with_paths
 from eat_runner.cli.hydra.callbacks import agreeing
 from eat_runner.cli.hydra.completion import BOOLS, OverridesParser
 from eat_runner.cli.hydra.points import Points, choices_of
-from eat_runner.cli.jobs import forget_failures, run_job
+from eat_runner.cli.jobs import begin_runs, run_job
 from eat_runner.cli.parser import COMPLETION, Parser, answer_shell, install
 from eat_runner.cli.run import AS_TIMED, begin, collate
 from eat_runner.cli.stoppable import importing_torch, run_stoppable
@@ -111,7 +111,7 @@ def command(arguments: Sequence[str]) -> int:
     if first.plan:
         return plan(asked, configs, points)
     begin(configs, PROGRAM)
-    forget_failures()
+    begin_runs()
     search, before = open_search(asked, first, points), time.monotonic()
     if seeds := search.take_in():
         tell(f"{PROGRAM}: the study begins with {seeds} finished runs of {search.folder}")

@@ -24,7 +24,9 @@ def ensure_stdout() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinished: str = "stopped") -> NoReturn:
+def run_stoppable(
+    program: str, command: Callable[[Sequence[str]], int], unfinished: Callable[[], str] = lambda: "stopped"
+) -> NoReturn:
     """Call ``command`` with the arguments of this process and exit with what it returns; with CONTINUE_ME, and a line
     that says so, after SIGINT or SIGTERM. What takes long to import is best imported in there.
 
@@ -52,7 +54,7 @@ def run_stoppable(program: str, command: Callable[[Sequence[str]], int], unfinis
             raise
         code = CONTINUE_ME
     if code == CONTINUE_ME:
-        tell(f"{program}: {unfinished}: the same command continues")
+        tell(f"{program}: {unfinished()}: the same command continues")
     sys.exit(code)
 
 
