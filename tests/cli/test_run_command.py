@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -112,14 +112,15 @@ def report(monkeypatch: pytest.MonkeyPatch) -> FakeReport:
 
 
 @pytest.fixture
-def command(experiment: FakeExperiment, report: FakeReport) -> Command:
+def command(experiment: FakeExperiment, report: FakeReport) -> Iterator[Command]:
     def call(line: str) -> int:
         try:
             return run.command(line.split())
         except SystemExit as stopped:
             return int(str(stopped.code))
 
-    return call
+    yield call
+    jobs.begin_runs()  # the process knows of no runs any more
 
 
 def test_one_run_and_its_report(command: Command, experiment: FakeExperiment, report: FakeReport) -> None:
