@@ -17,7 +17,7 @@ with sync_playwright() as running:
     dark = browser.new_page(viewport={"width": 1280, "height": 915}, color_scheme="dark")
     dark.goto(PAGE.as_uri())
     dark.select_option("#hardware", label="fused_45nm · 45 nm")
-    for name in ("dense narrow networks, width 8", "pruning=energy, width 12"):
-        dark.locator(f"#front path[role=checkbox][aria-label^='{name}']").first.click(force=True)
+    for name in ("width 8, trainer.epochs=12, standard training", "width 12, trainer.epochs=12, pruning=energy"):
+        dark.locator(f"#front path[role=checkbox][aria-label*='{name}']").first.click(force=True)
     dark.locator("#energy").evaluate("place => scrollTo(0, place.offsetTop - 24)")
     dark.screenshot(path=HERE / "dark.png")
