@@ -20,7 +20,7 @@ COMBINED = (
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "
     "on_error, plan, meter, dataset, model, penalty, schedule, hardware, trainer, pruning, bits, thresholds, compact, "
-    "path, loggers, recipe, experiment"
+    "path, teacher, loggers, recipe, experiment"
 )
 QUOTES = "write key=value, and put quotes around values with special characters"
 GROUP_EMPTY = "a group is chosen by the name of a file, such as model=resnet18, and cannot be empty"
