@@ -204,7 +204,7 @@ def test_four_processes_and_random_kills_lose_nothing_and_do_nothing_twice(tmp_p
     print(f"KILL_SEED={seed}")
     chance, folder = random.Random(seed), tmp_path / "here"
     written, kills, wanted = {}, 0, 0
-    while wanted < 10 or (kills < 4 and wanted < 30):  # each round has new trials to do: a process may be faster than its end
+    while wanted < 10 or (kills < 4 and wanted < 30):  # new trials a round: a process may outrun its end
         wanted += 5
         command = f"{TINY} trials={wanted}"
         processes = [eat_search(folder, command) for _ in range(4)]
