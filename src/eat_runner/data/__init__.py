@@ -1,4 +1,4 @@
-"""The data sets, each as training, validation and test images in memory."""
+"""The data sets, each as training, validation and test images."""
 
 from pathlib import Path
 

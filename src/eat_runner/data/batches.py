@@ -1,21 +1,26 @@
-"""From images in memory to batches: shuffled and augmented as whole batches, in uint8 for as long as possible.
+"""From stored images to batches: shuffled and augmented as whole batches, in uint8 for as long as possible.
 
 What an epoch and a step draw depends on (seed, epoch, step) alone, so there is no generator state to save.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from eat_runner.config import DatasetConfig
+from eat_runner.data.ahead import ahead
 from eat_runner.data.images import ImageSet
 
 Batch = tuple[Tensor, Tensor]  # x_nchw (float32, normalised, channels_last in memory), labels (int64)
 ORDER, AUGMENTATION = 0, 1  # what a generator is for
 WHOLE = slice(None)
+READ_AHEAD = 4  # batches for a device that does not hold all images
+COPIED_AT_ONCE = 2**26  # bytes
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -41,14 +46,14 @@ def training_batches(
     mean, std: per channel, for values in [0, 1]. channels: repeat a grey channel so often. part: of each batch, with
     the images as they are in the whole one.
     """
-    order = torch.from_numpy(_generator(ORDER, seed, epoch).permutation(len(images))).to(device)
-    stored, labels = _tensors(images, device)
+    order = _generator(ORDER, seed, epoch).permutation(len(images))
+    steps = range(first_step, steps_per_epoch(len(images), batch_size))
+    whole = [range(len(images))[step * batch_size : (step + 1) * batch_size] for step in steps]
     normalise = _Normalise(mean, std, device, channels)
-    for step in range(first_step, steps_per_epoch(len(images), batch_size)):
-        whole = order[step * batch_size : (step + 1) * batch_size]
-        chosen, draw = whole[part], _generator(AUGMENTATION, seed, epoch, step)
-        x_nhwc = _augment(stored.index_select(0, chosen), config, draw, len(whole), part)
-        yield normalise(x_nhwc), labels[chosen]
+    read = _read(images, order, [places[part] for places in whole], device)
+    for step, places, (x_nhwc, labels) in zip(steps, whole, read, strict=True):
+        draw = _generator(AUGMENTATION, seed, epoch, step)
+        yield normalise(_augment(x_nhwc, config, draw, len(places), part)), labels
 
 
 def evaluation_batches(
@@ -60,12 +65,56 @@ def evaluation_batches(
     channels: int | None = None,
 ) -> Iterator[Batch]:
     """All images in order, nothing augmented, the last batch possibly smaller."""
-    if len(images) == 0:
-        return
     normalise = _Normalise(mean, std, device, channels)
-    stored, labels = _tensors(images, device)
-    for x_nhwc, batch_labels in zip(stored.split(batch_size), labels.split(batch_size), strict=True):
-        yield normalise(x_nhwc), batch_labels
+    order = np.arange(len(images))
+    places = [range(len(images))[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    for x_nhwc, labels in _read(images, order, places, device):
+        yield normalise(x_nhwc), labels
+
+
+def _read(images: ImageSet, order: NDArray[np.int64], places: Sequence[range], device: torch.device) -> Iterator[Batch]:
+    """For each of the places in that order, the images (uint8, NHWC) and labels there, on the device: from a copy of
+    all images there, where it has room for one; else they are read while the device computes."""
+    labels = torch.from_numpy(images.labels[order]).to(device)
+    slices = [slice(place.start, place.stop, place.step) for place in places]
+    for x_nhwc, where in zip(_pixels(images, order, slices, device), slices, strict=True):
+        yield x_nhwc, labels[where]
+
+
+def _pixels(
+    images: ImageSet, order: NDArray[np.int64], places: Sequence[slice], device: torch.device
+) -> Iterator[Tensor]:
+    if device.type == "cpu":
+        for where in places:
+            yield torch.from_numpy(images.pixels(order[where]))
+    elif _has_room(device, images.nbytes):
+        stored, on_device = _copied(images, device), torch.from_numpy(order).to(device)
+        for where in places:
+            yield stored.index_select(0, on_device[where])
+    else:
+        with ThreadPoolExecutor(READ_AHEAD) as pool:
+            for x_nhwc in ahead(pool, lambda where: _pinned(images.pixels(order[where])), places, READ_AHEAD):
+                yield x_nhwc.to(device, non_blocking=True)
+
+
+def _has_room(device: torch.device, nbytes: int) -> bool:
+    """Whether images may take so much of the device's memory; of other devices than CUDA's nobody knows."""
+    return device.type == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0] / 2
+
+
+def _copied(images: ImageSet, device: torch.device) -> Tensor:
+    """All images on the device; never all of them in the host's memory."""
+    stored = torch.empty((len(images), *images.stored_nhwc.shape[1:]), dtype=torch.uint8, device=device)
+    count = max(COPIED_AT_ONCE * len(images) // max(images.nbytes, 1), 1)
+    for some in np.split(np.arange(len(images)), range(count, len(images), count)):
+        stored[some[0] : some[-1] + 1] = torch.from_numpy(images.pixels(some))
+    return stored
+
+
+def _pinned(x_nhwc: NDArray[np.uint8]) -> Tensor:
+    """In memory from which CUDA copies while it computes, where there is CUDA."""
+    x = torch.from_numpy(x_nhwc)
+    return x.pin_memory() if torch.cuda.is_available() else x
 
 
 class _Normalise:
@@ -84,10 +133,6 @@ class _Normalise:
         n, height, width, channels = x.shape
         scale, shift = (v.expand(channels).repeat(width) for v in (self.scale, self.shift))  # whole rows are faster
         return torch.addcmul(shift, x.reshape(n, height, -1), scale).view(x.shape).permute(0, 3, 1, 2)
-
-
-def _tensors(images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(images.images_nhwc).to(device), torch.from_numpy(images.labels).to(device)
 
 
 def _generator(*key: int) -> np.random.Generator:

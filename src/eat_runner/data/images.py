@@ -1,4 +1,4 @@
-"""Images in memory, and how a training set is divided."""
+"""Sets of images, and how a training set is divided."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,42 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images_nhwc: uint8, shape (N, size, size, channels). labels: int64, shape (N,).
+    """Some of the images that are stored, which may be a file mapped into memory: no more of it is read than is used.
+
+    stored_nhwc: uint8, shape (M, size, size, channels). labels: int64, shape (N,).
 
     groups: int64, shape (N,), or None: images of one group (a track of GTSRB) show the same object.
+
+    rows: int64, shape (N,): which of those stored; None: all of them, in their order.
     """
 
-    images_nhwc: NDArray[np.uint8]
+    stored_nhwc: NDArray[np.uint8]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64] | None = None
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the pixels of all images."""
+        return len(self) * int(np.prod(self.stored_nhwc.shape[1:]))
+
+    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Those images, copied into memory: uint8, shape (len(indices), size, size, channels)."""
+        return np.take(self.stored_nhwc, indices if self.rows is None else self.rows[indices], axis=0)
+
+    @property
+    def images_nhwc(self) -> NDArray[np.uint8]:
+        """The pixels of all images: those stored, or a copy of some of them."""
+        return self.stored_nhwc if self.rows is None else self.pixels(np.arange(len(self)))
+
     def take(self, indices: NDArray[np.int64]) -> "ImageSet":
-        """Those images, in that order, copied into memory."""
+        """Those images, in that order; nothing is copied."""
         groups = None if self.groups is None else self.groups[indices]
-        return ImageSet(self.images_nhwc[indices], self.labels[indices], groups)
+        rows = indices if self.rows is None else self.rows[indices]
+        return ImageSet(self.stored_nhwc, self.labels[indices], groups, rows)
 
     def first(self, count: int) -> "ImageSet":
         """The first ``count`` images, or all if there are fewer."""

@@ -1,4 +1,4 @@
-"""A data set as one folder of uint8 arrays: built once from its source, then mapped into memory.
+"""A data set as one folder of uint8 arrays: built once from its source, then mapped into memory, and never all there.
 
 Safe when two processes build it at once (a lock), when one is killed while building (whole folders are renamed), and
 when bits rot (checksums; a store that does not match is built again).
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eat_runner.config.dataset import WHITE
+from eat_runner.data.ahead import ahead
 from eat_runner.data.images import ImageSet
 from eat_runner.data.reading import Reading
 from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, ImageFile, Source, stat_signature
@@ -34,6 +35,8 @@ FORMAT = 1
 LOOSE_FORMAT = 2  # how anybody's images are read: 2 stands them up and looks through them
 FOLDER = ".eat-store"
 META = "meta.json"
+READ_AHEAD = 64  # images that are read and not yet written
+SUMMED_AT_ONCE = 2**22  # bytes of images; their squares take eight times as much
 MOST_NAMED = 3  # files in a line about all of them
 Moments = NDArray[np.int64]  # (N, 2, channels): sum and sum of squares of each training image's pixels
 
@@ -57,13 +60,13 @@ class Store:
         if len(groups):
             groups = _array(folder / f"{split}-groups.npy", np.int64, labels.shape)
         shape = (len(labels), None, None, self.channels)
-        images = _array(folder / f"{split}-images.npy", np.uint8, shape, mmap_mode="c")
+        images = _array(folder / f"{split}-images.npy", np.uint8, shape, mmap_mode="r")
         if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
             raise ValueError(f"{split} has labels without a class")
         return ImageSet(images, labels, None if len(groups) == 0 else groups)
 
 
-def _array(path: Path, dtype: Any, shape: tuple[int | None, ...], mmap_mode: Literal["c"] | None = None) -> Any:
+def _array(path: Path, dtype: Any, shape: tuple[int | None, ...], mmap_mode: Literal["r"] | None = None) -> Any:
     """The array in a file, never unpickled. ValueError unless it has that type and shape (None: of any length)."""
     array: Any = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     if array.dtype != dtype or not all(n in (m, None) for m, n in zip(array.shape, shape, strict=True)):
@@ -87,7 +90,7 @@ def open_store(
     reading = Reading(image_size, background, loose)
     try:
         with FileLock(f"{folder}.lock"):
-            return _undamaged(folder, signature) or _build(folder, name, source, found, reading, signature)
+            return _undamaged(folder, name, signature) or _build(folder, name, source, found, reading, signature)
     except OSError as error:
         raise UserError(
             f"the store {folder} cannot be made ({error}): make room, or choose another data_dir"
@@ -119,14 +122,14 @@ def _parent(data_dir: Path) -> Path:
     raise UserError(f"neither {beside} nor {cache} can be written: point data_dir at a folder that can")
 
 
-def _undamaged(folder: Path, signature: str) -> Store | None:
+def _undamaged(folder: Path, name: str, signature: str) -> Store | None:
     """The store if it is whole, undamaged and made from this source, else None."""
     try:
         meta = json.loads((folder / META).read_text())
         own = meta.pop("checksum") == _checksum_of(meta)
         if not own or meta["format"] != FORMAT or meta["signature"] != signature:
             return None
-        whole = all(_crc32(folder / name) == checksum for name, checksum in meta["checksums"].items())
+        whole = _checksums(f"checking {name}", [folder / file for file in meta["checksums"]]) == meta["checksums"]
         return Store(folder, meta) if whole else None
     except Exception:  # NumPy raises anything on a file whose checksum fits and which is no array
         return None
@@ -136,12 +139,18 @@ def _checksum_of(meta: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
-def _crc32(path: Path) -> int:
-    checksum, block = 0, memoryview(bytearray(1 << 20))
-    with path.open("rb") as file:
-        while count := file.readinto(block):
-            checksum = zlib.crc32(block[:count], checksum)
-    return checksum
+def _checksums(title: str, files: Iterable[Path]) -> dict[str, int]:
+    """CRC-32 of those files, by their names; shown under that title."""
+    sizes = {path: path.stat().st_size for path in files}
+    checksums, done, block = dict.fromkeys((path.name for path in sizes), 0), 0, memoryview(bytearray(1 << 20))
+    with ProgressBar(title, sum(sizes.values()) >> 20) as progress:
+        for path in sizes:
+            with path.open("rb") as file:
+                while count := file.readinto(block):
+                    checksums[path.name] = zlib.crc32(block[:count], checksums[path.name])
+                    done += count
+                    progress.update(done >> 20)
+    return checksums
 
 
 def _build(folder: Path, name: str, source: Source, found: Files | Arrays, reading: Reading, signature: str) -> Store:
@@ -161,14 +170,14 @@ def _build(folder: Path, name: str, source: Source, found: Files | Arrays, readi
         for split, images in splits.items():
             np.save(making / f"{split}-labels.npy", images.labels)
             np.save(making / f"{split}-groups.npy", np.array([]) if images.groups is None else images.groups)
-        np.save(making / "moments.npy", _moments(splits[TRAIN].images_nhwc))
+        np.save(making / "moments.npy", _moments(name, splits[TRAIN].images_nhwc))
         meta = {
             "format": FORMAT,
             "signature": signature,
             "class_names": list(found.class_names),
             "channels": found.channels,
             "fingerprint": hashlib.sha256(f"{content} {reading.size}".encode()).hexdigest()[:16],
-            "checksums": {path.name: _crc32(path) for path in sorted(making.glob("*.npy"))},
+            "checksums": _checksums(f"checking {name}", sorted(making.glob("*.npy"))),
         }
         (making / META).write_text(json.dumps(meta | {"checksum": _checksum_of(meta)}, indent=1))
         for path in making.iterdir():
@@ -219,9 +228,8 @@ def _decode(making: Path, name: str, found: Files, reading: Reading) -> tuple[st
                 shape = (reading.size, reading.size, found.channels)
                 _write_header(file, (len(files), *shape))
                 start = file.tell()
-                for image, read in zip(
-                    files, pool.map(reading.read, (found.root / f.name for f in files)), strict=True
-                ):
+                paths = (found.root / image.name for image in files)
+                for image, read in zip(files, ahead(pool, reading.read, paths, READ_AHEAD), strict=True):
                     done += 1
                     progress.update(done)
                     if read is None:
@@ -311,11 +319,16 @@ def _check(name: str, source: Source, found: Files | Arrays, splits: Mapping[str
             raise UserError(f"the labels of {name} do not belong to its images: delete it and fetch it again")
 
 
-def _moments(images_nhwc: NDArray[np.uint8]) -> Moments:
-    blocks = np.array_split(np.arange(len(images_nhwc)), max(len(images_nhwc) // 1000, 1))
-    return np.concatenate([_moments_of(images_nhwc[block[0] : block[-1] + 1]) for block in blocks])
+def _moments(name: str, images_nhwc: NDArray[np.uint8]) -> Moments:
+    count, found = max(SUMMED_AT_ONCE // images_nhwc[0].size, 1), list[Moments]()
+    with ProgressBar(f"summing {name}", len(images_nhwc)) as progress:
+        for start in range(0, len(images_nhwc), count):
+            found.append(_moments_of(images_nhwc[start : start + count]))
+            progress.update(min(start + count, len(images_nhwc)))
+    return np.concatenate(found)
 
 
 def _moments_of(block_nhwc: NDArray[np.uint8]) -> Moments:
-    values = block_nhwc.reshape(len(block_nhwc), -1, block_nhwc.shape[-1]).astype(np.int64)
-    return np.stack([values.sum(1), (values * values).sum(1)], axis=1)
+    values = block_nhwc.reshape(len(block_nhwc), -1, block_nhwc.shape[-1]).astype(np.float64)  # exact below 2^53
+    squares = np.matmul(values.transpose(0, 2, 1), values).diagonal(axis1=1, axis2=2)
+    return np.stack([np.matmul(np.ones(values.shape[1]), values), squares], axis=1).astype(np.int64)
