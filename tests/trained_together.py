@@ -33,7 +33,9 @@ CASES = {
     "budget": "pruning=energy budget=0.5 pruning.every_steps=1 hardware=fused_7nm_int8",
     ODD: "lambda=1",
     "integers": "bits=8 bits.begin=0 hardware=fused_7nm_int8",
+    "teacher": "lambda=1 teacher=parent teacher.weight=2 init={parent}",
 }
+PARENT = "parent.pt"  # in the folder of data
 
 
 class Odd(nn.Module):
@@ -58,16 +60,23 @@ class Odd(nn.Module):
         return self.last(self.frozen(x).mean((2, 3)))
 
 
+def make_parent(data_dir: str) -> None:
+    """What a training starts from and is taught by."""
+    [config] = compose_sweep([*COMMON.split(), "seed=1", f"data_dir={data_dir}"])
+    torch.save(run.locate_and_build(config).network.module.state_dict(), Path(data_dir) / PARENT)
+
+
 def train(case: str, data_dir: str) -> dict[str, Any]:
     """The state of the training after STEPS."""
-    [config] = compose_sweep([*COMMON.split(), *CASES[case].split(), f"data_dir={data_dir}"])
+    settings = CASES[case].format(parent=Path(data_dir) / PARENT)
+    [config] = compose_sweep([*COMMON.split(), *settings.split(), f"data_dir={data_dir}"])
     experiment = run.locate_and_build(config)
     if case == ODD:
         torch.manual_seed(0)
         experiment.network = Network(Odd(), channels=1)
     trainer = experiment.trainer()
-    trainer.model.double()
-    trainer.model.register_forward_pre_hook(lambda model, args: (args[0].double(),))
+    for network in (trainer.model, *(teacher.network for teacher in trainer.terms)):
+        network.double().register_forward_pre_hook(lambda model, args: (args[0].double(),))
     steps = iter(range(STEPS))
     for _ in trainer.epochs(lambda: next(steps, None) is None, lambda done, figures: None):
         pass

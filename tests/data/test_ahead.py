@@ -8,7 +8,7 @@ import pytest
 from eat_runner.data.ahead import ahead
 
 
-def test_results_come_in_order_however_long_each_takes():
+def test_results_come_in_order_however_long_each_takes() -> None:
     first_may_end = threading.Event()
 
     def square(n: int) -> int:
@@ -25,7 +25,7 @@ def test_results_come_in_order_however_long_each_takes():
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_no_more_is_begun_than_may_wait(most):
+def test_no_more_is_begun_than_may_wait(most: int) -> None:
     begun: list[int] = []
     with ThreadPoolExecutor(8) as pool:
         for used, _ in enumerate(ahead(pool, begun.append, range(20), most)):
@@ -33,7 +33,7 @@ def test_no_more_is_begun_than_may_wait(most):
     assert sorted(begun) == list(range(20))
 
 
-def test_an_error_comes_in_its_turn_and_ends_the_work():
+def test_an_error_comes_in_its_turn_and_ends_the_work() -> None:
     begun: list[int] = []
 
     def refuse_three(n: int) -> int:

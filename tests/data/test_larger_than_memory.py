@@ -10,7 +10,7 @@ import torch
 
 from eat_runner.config import DatasetConfig
 from eat_runner.data import ImageSet
-from eat_runner.data.batches import _copied, evaluation_batches, training_batches
+from eat_runner.data.batches import copy_on, evaluation_batches, training_batches
 
 CPU = torch.device("cpu")
 SIZE, IMAGES = 512, 500  # 393 MB of pixels; the process may take 250 more than it has
@@ -86,4 +86,4 @@ def test_the_copy_for_a_device_is_made_in_blocks(at_once: int, monkeypatch: pyte
 
     monkeypatch.setattr(batches, "COPIED_AT_ONCE", at_once)
     part = some(20).take(np.array([7, 3, 19, 0, 2]))
-    assert np.array_equal(_copied(part, CPU).numpy(), part.images_nhwc)
+    assert np.array_equal(copy_on(part, CPU).numpy(), part.images_nhwc)

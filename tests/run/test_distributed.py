@@ -116,8 +116,10 @@ def assert_close(found: Any, expected: Any, where: str) -> None:
 
 @pytest.mark.long
 def test_steps_of_two_processes_are_those_of_one(place: Path) -> None:
-    """Penalties and their weightings, batch norms, pruning, budgets, calibration, looks and the epoch's figures."""
+    """Penalties and their weightings, batch norms, pruning, budgets, calibration, a teacher, looks and the epoch's
+    figures."""
     folder, data = place / "steps", str(place / "data")
+    trained_together.make_parent(data)
     process = torchrun([trained_together.__file__, data, str(folder)], folder)
     said = ended(process)
     assert process.returncode == 0, said

@@ -88,7 +88,7 @@ def _pixels(
         for where in places:
             yield torch.from_numpy(images.pixels(order[where]))
     elif _has_room(device, images.nbytes):
-        stored, on_device = _copied(images, device), torch.from_numpy(order).to(device)
+        stored, on_device = copy_on(images, device), torch.from_numpy(order).to(device)
         for where in places:
             yield stored.index_select(0, on_device[where])
     else:
@@ -102,7 +102,7 @@ def _has_room(device: torch.device, nbytes: int) -> bool:
     return device.type == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def _copied(images: ImageSet, device: torch.device) -> Tensor:
+def copy_on(images: ImageSet, device: torch.device) -> Tensor:
     """All images on the device; never all of them in the host's memory."""
     stored = torch.empty((len(images), *images.stored_nhwc.shape[1:]), dtype=torch.uint8, device=device)
     count = max(COPIED_AT_ONCE * len(images) // max(images.nbytes, 1), 1)

@@ -22,9 +22,10 @@ class Teacher:
         temperature = self.config.temperature
         with torch.no_grad():
             answers = self.network(x_nchw)
+        own, taught = (x.to(torch.promote_types(x.dtype, torch.float32)) / temperature for x in (logits, answers))
         divergence = F.kl_div(
-            F.log_softmax(logits.float() / temperature, dim=1),
-            F.log_softmax(answers.float() / temperature, dim=1),
+            F.log_softmax(own, dim=1),
+            F.log_softmax(taught, dim=1),
             reduction="batchmean",
             log_target=True,
         )
