@@ -1,7 +1,11 @@
 """A data set of which a process has room for a part: read, split and trained on as if it were in memory."""
 
+import ctypes
+import mmap
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 from eat_runner.config import DatasetConfig
 from eat_runner.data import ImageSet
 from eat_runner.data.batches import copy_on, evaluation_batches, training_batches
+from eat_runner.data.images import fetch, mapped
 
 CPU = torch.device("cpu")
 SIZE, IMAGES = 512, 500  # 393 MB of pixels; the process may take 250 more than it has
@@ -21,6 +26,7 @@ from pathlib import Path
 import torch
 from eat_runner.config import DatasetConfig
 from eat_runner.data import load
+from eat_runner.data.images import fetch, mapped
 from eat_runner.data.batches import evaluation_batches, training_batches
 
 torch.set_num_threads(1)
@@ -78,6 +84,34 @@ def test_a_part_is_no_copy_and_reads_as_one() -> None:
         strict=True,
     ):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def pages_in_memory(mapping: mmap.mmap) -> set[int]:
+    """By mincore(2)."""
+    libc, count = ctypes.CDLL(None, use_errno=True), -(-len(mapping) // mmap.PAGESIZE)
+    flags = (ctypes.c_ubyte * count)()
+    address = np.frombuffer(mapping, np.uint8).ctypes.data
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(mapping)), flags) == 0
+    return {page for page in range(count) if flags[page] & 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mincore and what it says are Linux's")
+def test_what_is_fetched_is_read_and_nothing_beside_it(tmp_path: Path) -> None:
+    rows, size = np.array([900, 17, 400]), 3 * 64 * 64  # three pages an image
+    np.save(tmp_path / "images.npy", np.zeros((1000, 64, 64, 3), np.uint8))
+    with (tmp_path / "images.npy").open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    array = mapped(tmp_path / "images.npy")
+    if len(pages_in_memory(array.base)) > 100:  # type: ignore[arg-type]
+        pytest.skip("this file system keeps its files in memory")
+    fetch(array, rows)  # type: ignore[arg-type]
+    wanted = {page for row in rows for page in range((128 + row * size) // 4096, (127 + (row + 1) * size) // 4096 + 1)}
+    deadline = time.monotonic() + 30
+    while not (there := pages_in_memory(array.base)) >= wanted:  # type: ignore[arg-type]
+        assert time.monotonic() < deadline, wanted - there
+        time.sleep(0.01)
+    assert len(there - wanted) < 100  # of 3,000: whole blocks are read, not the file
 
 
 @pytest.mark.parametrize("at_once", [1, 200, 10**9])

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import platformdirs
@@ -25,7 +25,7 @@ from PIL import Image
 
 from eat_runner.config.dataset import WHITE
 from eat_runner.data.ahead import ahead
-from eat_runner.data.images import ImageSet
+from eat_runner.data.images import ImageSet, mapped
 from eat_runner.data.reading import Reading
 from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, ImageFile, Source, stat_signature
 from eat_runner.errors import UserError, printable
@@ -60,17 +60,21 @@ class Store:
         if len(groups):
             groups = _array(folder / f"{split}-groups.npy", np.int64, labels.shape)
         shape = (len(labels), None, None, self.channels)
-        images = _array(folder / f"{split}-images.npy", np.uint8, shape, mmap_mode="r")
+        images = _like(mapped(folder / f"{split}-images.npy"), f"{split}-images.npy", np.uint8, shape)
         if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
             raise ValueError(f"{split} has labels without a class")
         return ImageSet(images, labels, None if len(groups) == 0 else groups)
 
 
-def _array(path: Path, dtype: Any, shape: tuple[int | None, ...], mmap_mode: Literal["r"] | None = None) -> Any:
-    """The array in a file, never unpickled. ValueError unless it has that type and shape (None: of any length)."""
-    array: Any = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+def _array(path: Path, dtype: Any, shape: tuple[int | None, ...]) -> Any:
+    """The array in a file, never unpickled."""
+    return _like(np.load(path, allow_pickle=False), path.name, dtype, shape)
+
+
+def _like(array: NDArray[Any], name: str, dtype: Any, shape: tuple[int | None, ...]) -> Any:
+    """The array itself. ValueError unless it has that type and shape (None: of any length)."""
     if array.dtype != dtype or not all(n in (m, None) for m, n in zip(array.shape, shape, strict=True)):
-        raise ValueError(f"{path.name} is another array")
+        raise ValueError(f"{name} is another array")
     return array
 
 
