@@ -59,9 +59,9 @@ def main() -> None:
 
 
 def make(folder: Path, images: int) -> None:
-    """Noise as .ppm files, one in a hundred for the test."""
-    draw, header = np.random.default_rng(0), f"P6 {SIZE} {SIZE} 255\n".encode()
-    for split, count in (("train", images - images // 100), ("test", images // 100)):
+    """Noise as .ppm files, one in a hundred for the test, and one of each class at least."""
+    draw, header, tests = np.random.default_rng(0), f"P6 {SIZE} {SIZE} 255\n".encode(), max(images // 100, CLASSES)
+    for split, count in (("train", images - tests), ("test", tests)):
         for label in range(CLASSES):
             (folder / split / f"{label}").mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -96,7 +96,8 @@ def alone(step: str, folder: Path, group: Path) -> dict[str, Any]:
 
 def measured(step: str, folder: Path) -> dict[str, Any]:
     """own_mb: the most memory that was the process's own, not a part of a file, beyond what it had at the start."""
-    ended, most, before = threading.Event(), [0], own_bytes()
+    ended, before = threading.Event(), own_bytes()
+    most = [before]
 
     def watch() -> None:
         while not ended.wait(0.05):

@@ -147,9 +147,13 @@ def _computing(known: type[nn.Module]) -> frozenset[str]:
 
 
 def leaf_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class of LEAVES that the module computes as; None for one that has to be looked into."""
+    """The class of LEAVES that the module computes as; None for one that has to be looked into. What it has of its own
+    may say that it ``computes_the_same``."""
     known = _leaf_class_of(type(module))
-    return None if known is None or _computing(known) & vars(module).keys() else known
+    if known is None:
+        return None
+    own = (vars(module)[name] for name in _computing(known) & vars(module).keys())
+    return known if all(getattr(value, "computes_the_same", False) for value in own) else None
 
 
 def has_made_weight(module: nn.Module) -> bool:

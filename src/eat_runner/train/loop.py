@@ -37,6 +37,7 @@ from eat_runner.train.evaluate import LOOK, LOOKED_AT, TRAIN, VALIDATION, Evalua
 from eat_runner.train.history import EpochRow
 from eat_runner.train.schedules import lambda_at, lr_at
 from eat_runner.train.step import Step, StepResult
+from eat_runner.train.strided import avoid_faulty_gradients
 from eat_runner.train.teacher import Teacher
 
 STEPS_BETWEEN_REPORTS = 10  # of the progress bar; reading a loss waits for the device
@@ -73,6 +74,8 @@ class Trainer:
         for module in (self.model, *(term.network.to(device) for term in self.terms)):
             if settings.channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cpu":
+            avoid_faulty_gradients(self.model)
         self.pixels = pixels_of(network, dataset, device)
         self.steps = steps_per_epoch(len(dataset.train), settings.batch_size)
         batch_size = min(settings.batch_size, len(dataset.train))
