@@ -15,7 +15,7 @@ MODELS = "entry_point, resnet18, resnet34, resnet50, timm, torchvision, vgg11, v
 COMBINED = (
     "demo, gtsrb_slim, methods/cifar10, methods/gtsrb, paper/ablation_cifar10, paper/ablation_gtsrb, "
     "paper/celeba_resnet18, paper/celeba_vgg16, paper/choices, paper/choices_augmentation, paper/choices_vgg16, "
-    "paper/cifar10_resnet18, paper/cifar10_vgg16, paper/gtsrb_resnet18, paper/gtsrb_vgg16"
+    "paper/cifar10_resnet18, paper/cifar10_vgg16, paper/gtsrb_resnet18, paper/gtsrb_vgg16, paths/gtsrb"
 )
 ROOT = (
     "lambda, seed, name, results_dir, data_dir, download, init, budget, budget_uj, device, threads, selection, "

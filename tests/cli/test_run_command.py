@@ -445,7 +445,7 @@ def test_help_names_every_group_and_choice_and_needs_no_torch() -> None:
     text = real(["--help"])
     whole = text.replace("\n" + " " * 14, " ")  # a long list goes on in the next line
     folders = {"experiment": sorted(conf_dir().glob("experiment/*/*.yaml"))}
-    assert {path.parent.name for path in folders["experiment"]} == {"methods", "paper"}
+    assert {path.parent.name for path in folders["experiment"]} == {"methods", "paper", "paths"}
     for group in (*GROUPS, "recipe", "experiment"):
         names = [*choices(group), *(f"{path.parent.name}/{path.stem}" for path in folders.get(group, []))]
         assert group == "meter" or re.search(f"\n  {group:11} [^:]+: {', '.join(names)}\n", whole)

@@ -45,6 +45,7 @@ for _ in range(2):  # made, then found
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system limits what is a process's own")
 def test_a_process_has_room_for_a_part_of_the_data_set(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
