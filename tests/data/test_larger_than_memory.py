@@ -15,7 +15,7 @@ import torch
 from eat_runner.config import DatasetConfig
 from eat_runner.data import ImageSet
 from eat_runner.data.batches import copy_on, evaluation_batches, training_batches
-from eat_runner.data.images import fetch, mapped
+from eat_runner.data.mapped import fetch, mapped
 
 CPU = torch.device("cpu")
 SIZE, IMAGES = 512, 500  # 393 MB of pixels; the process may take 250 more than it has
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from eat_runner.config import DatasetConfig
 from eat_runner.data import load
-from eat_runner.data.images import fetch, mapped
+from eat_runner.data.mapped import fetch, mapped
 from eat_runner.data.batches import evaluation_batches, training_batches
 
 torch.set_num_threads(1)
@@ -122,3 +122,13 @@ def test_the_copy_for_a_device_is_made_in_blocks(at_once: int, monkeypatch: pyte
     monkeypatch.setattr(batches, "COPIED_AT_ONCE", at_once)
     part = some(20).take(np.array([7, 3, 19, 0, 2]))
     assert np.array_equal(copy_on(part, CPU).numpy(), part.images_nhwc)
+
+
+def test_a_device_without_room_for_all_images_gets_them_batch_by_batch() -> None:
+    meta = torch.device("meta")  # computes shapes, and has no memory
+    images, numbers = some(20).take(np.arange(7)), ((0.5,) * 3, (0.2,) * 3)
+    assert [(*x.shape, len(labels)) for x, labels in evaluation_batches(images, 3, *numbers, meta)] == [
+        (3, 3, 6, 6, 3),
+        (3, 3, 6, 6, 3),
+        (1, 3, 6, 6, 1),
+    ]

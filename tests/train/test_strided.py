@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eat_runner.taps import leaf_class
 from eat_runner.train.strided import avoid_faulty_gradients
@@ -94,10 +94,22 @@ def test_copies_compute_with_their_own_weights() -> None:
     assert original.state_dict().keys() == {"weight", "bias"}
 
 
-def test_a_method_of_ones_own_that_says_nothing_is_still_looked_into() -> None:
-    one = layer()
-    one._conv_forward = lambda x, weight, bias: x  # type: ignore[method-assign]
-    assert leaf_class(one) is None
+class Scaled(nn.Conv2d):
+    """Somebody's own convolution."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return 3 * super()._conv_forward(input, weight, bias)
+
+
+def test_what_computes_in_a_way_of_its_own_is_left_alone_and_looked_into() -> None:
+    x = torch.randn(2, 4, 6, 6)
+    of_class, of_instance = Scaled(4, 8, 1, stride=2), layer()
+    of_instance._conv_forward = lambda x, weight, bias: x  # type: ignore[method-assign]
+    expected = [one(x) for one in (of_class, of_instance)]
+    for one, before in zip((of_class, of_instance), expected, strict=True):
+        avoid_faulty_gradients(one)
+        assert torch.equal(one(x), before)
+        assert leaf_class(one) is None
 
 
 @pytest.mark.long

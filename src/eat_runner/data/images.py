@@ -1,13 +1,11 @@
 """Sets of images, and how a training set is divided."""
 
-import mmap
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eat_runner.data.mapped import fetch
 
 # the split is the same for every seed: seeds repeat a training, they do not change the data
 SPLIT_SEED = 0
@@ -78,27 +76,6 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-
-
-def mapped(path: Path) -> NDArray[np.uint8]:
-    """The array in a file, of which no more is read than is asked for (by ``fetch``). ValueError where it is none."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-        array.base.madvise(mmap.MADV_RANDOM)
-    return array
-
-
-def fetch(array: "np.memmap[Any, np.dtype[np.uint8]]", rows: NDArray[np.int64]) -> None:
-    """Have the system read those rows of a file all at once, as far as they are not in memory; without it each page is
-    waited for, or comes with many that nobody wants."""
-    if not isinstance(array.base, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED"):
-        return
-    first, size = array.offset % mmap.ALLOCATIONGRANULARITY, array.strides[0]  # in the mapping, in bytes
-    with suppress(OSError):  # advice, which a file system may refuse
-        for row in rows.tolist():
-            begin = first + row * size
-            start = begin - begin % mmap.PAGESIZE
-            array.base.madvise(mmap.MADV_WILLNEED, start, begin + size - start)
 
 
 def validation_cut(images: ImageSet, share: float) -> NDArray[np.bool_]:

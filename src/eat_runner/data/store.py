@@ -25,7 +25,8 @@ from PIL import Image
 
 from eat_runner.config.dataset import WHITE
 from eat_runner.data.ahead import ahead
-from eat_runner.data.images import ImageSet, mapped
+from eat_runner.data.images import ImageSet
+from eat_runner.data.mapped import mapped
 from eat_runner.data.reading import Reading
 from eat_runner.data.sources import TEST, TRAIN, Arrays, Files, ImageFile, Source, stat_signature
 from eat_runner.errors import UserError, printable
@@ -36,7 +37,7 @@ LOOSE_FORMAT = 2  # how anybody's images are read: 2 stands them up and looks th
 FOLDER = ".eat-store"
 META = "meta.json"
 READ_AHEAD = 64  # images that are read and not yet written
-SUMMED_AT_ONCE = 2**22  # bytes of images; their squares take eight times as much
+SUMMED_AT_ONCE = 2**22  # bytes of images; as float64 they take eight times as much
 MOST_NAMED = 3  # files in a line about all of them
 Moments = NDArray[np.int64]  # (N, 2, channels): sum and sum of squares of each training image's pixels
 

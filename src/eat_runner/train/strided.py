@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eat_runner.taps import leaf_class
+
 FEW = 16  # input channels, below which no processor's vectors are full
 
 
@@ -35,7 +37,8 @@ class Strided:
 
 
 def avoid_faulty_gradients(network: nn.Module) -> None:
-    """Let every convolution of the network that oneDNN may get wrong compute as ``Strided``; again does no harm."""
+    """Let every convolution of the network that oneDNN may get wrong compute as ``Strided``; again does no harm. Those
+    that compute in a way of their own are left alone."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _is_concerned(module):
             module._conv_forward = Strided(module.stride)  # type: ignore[method-assign]
@@ -43,4 +46,5 @@ def avoid_faulty_gradients(network: nn.Module) -> None:
 
 def _is_concerned(layer: nn.Conv2d) -> bool:
     strided = layer.kernel_size == (1, 1) and max(layer.stride) > 1
-    return strided and layer.in_channels < FEW and layer.groups == 1 and layer.padding in ("valid", (0, 0))
+    plain = layer.groups == 1 and layer.padding in ("valid", (0, 0)) and leaf_class(layer) is nn.Conv2d
+    return strided and plain and layer.in_channels < FEW
