@@ -35,6 +35,9 @@ def test_the_gtsrb_table_is_that_of_the_result_files():
             assert float(decrease) == pytest.approx(float(priced["energy_decrease_percent"]), abs=0.051)
 
 
+PATH_PRICES = ("published", "fused_45nm_shared100")
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
 def test_the_table_of_methods_is_that_of_the_result_files(page: str):
     number = r"(-?[\d.]+)"
@@ -68,6 +71,21 @@ def test_the_table_of_price_lists_is_that_of_the_result_files():
         methods = ("pruning=magnitude", "dense narrow networks", "EAT")
         best = max(decreases.values(), key=float)
         assert figures == [best, *(decreases.get(method, "–") for method in methods)]
+
+
+def test_the_tables_of_paths_are_those_of_the_result_files():
+    results = ROOT / "results" / "paths"
+    text, methods = (results / "README.md").read_text(), " ".join((ROOT / "docs" / "methods.md").read_text().split())
+    tables = [list(csv.DictReader((results / f"compared_{name}.csv").open())) for name in PATH_PRICES]
+    shown = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    keys = {"points": 0, "epochs": 0, "epochs_share": 2, "hypervolume_share": 3, "energy_0": 3, "energy_1": 3}
+    assert shown == [tuple(f"{float(row[key]):.{digits}f}" for key, digits in keys.items()) for row in tables[0]]
+    others = [f"{float(row['hypervolume_share']):.3f}" for row in tables[1][1:]]
+    assert f"the shares are {' and '.join(others)}." in text
+    short, wide = ([f"{float(row[key]):.2f}" for key in ("hypervolume_share", "epochs_share")] for row in tables[0][1:])
+    assert f"came to {wide[0]} of the hypervolume" in methods
+    assert f"for {wide[1]} of their epochs" in methods
+    assert f"to {short[0]} for {short[1]}." in methods
 
 
 def test_table_1_is_that_of_the_result_files():
