@@ -366,7 +366,6 @@ def test_a_package_of_networks_is_trained_and_measured(tree, tmp_path):
     assert f"{2 * (4 * 27 * 25 + 4000) / 1e6:.6f} uJ" in measured
 
 
-@pytest.mark.long
 def test_a_method_alone_has_lambda_zero(tree, tmp_path):
     alone = [a for a in ARGUMENTS if not a.startswith(("lambda", "penalty", "schedule"))]
     shown = done(tree, tmp_path, *alone, "plan=true")

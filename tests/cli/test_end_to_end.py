@@ -65,7 +65,6 @@ def test_a_runs_folder_holds_what_is_promised(sweep: Path) -> None:
         assert 0 < float(epoch["firing_rate"]) < 1
 
 
-@pytest.mark.long
 def test_the_same_command_again_repeats_nothing(folder: Path, sweep: Path) -> None:
     records = {path: path.stat().st_mtime_ns for path in sweep.glob("*/record.json")}
     assert len(records) == 2

@@ -134,7 +134,6 @@ def test_a_sweep_runs_every_combination_and_reports_once(
     assert report.by == ["family"]
 
 
-@pytest.mark.long
 def test_each_different_network_is_prepared_once_with_and_without_penalty(
     command: Command, experiment: FakeExperiment
 ) -> None:
@@ -143,7 +142,6 @@ def test_each_different_network_is_prepared_once_with_and_without_penalty(
     assert sorted(experiment.prepared) == [("resnet18", 0.0), ("resnet18", 1.0), ("vgg11", 0.0), ("vgg11", 1.0)]
 
 
-@pytest.mark.long
 def test_a_sweep_with_a_method_and_without_it(command: Command, experiment: FakeExperiment) -> None:
     """The keys of the method mean nothing for the run without it, which is one run."""
     assert command("-m pruning=none,magnitude pruning.density=0.3,0.2 lambda=0") == 0
@@ -161,7 +159,6 @@ def test_networks_and_methods_share_a_front(
     assert report.by == ["dataset"]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "runs"), [("thresholds=none,fatrelu thresholds.allow=0.5,1", 3), ("thresholds.allow=0,0.5,1", 3)]
 )
@@ -381,7 +378,6 @@ def test_the_exit_code_comes_from_the_records(statuses: list[str | None], code: 
     assert jobs.exit_code(dict.fromkeys(folders, ExperimentConfig())) == code
 
 
-@pytest.mark.long
 def test_a_sweep_says_which_run_of_how_many_begins(
     command: Command, experiment: FakeExperiment, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -526,7 +526,6 @@ def test_training_sees_the_values_that_the_network_will_have(integers):
     assert len(conv.weight.unique()) == conv.weight.numel()
 
 
-@pytest.mark.long
 def test_pruned_weights_stay_zero_and_thresholds_find_the_rounded_values(integers):
     methods = {
         "pruning": PruningConfig(name="magnitude", density=0.3, every_steps=2, begin=0.2, end=0.6),

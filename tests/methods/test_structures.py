@@ -178,7 +178,6 @@ def test_channels_go_first_and_single_weights_of_the_others_after_them(channels)
     assert compact.accuracy["test"] == record.accuracy["test"]
 
 
-@pytest.mark.long
 def test_all_in_one_run_is_the_same_as_one_after_the_other(channels):
     """Channels, single weights, taken out, integers."""
     settings = replace(channels.methods["pruning"], structure="element", channels=0.5, density=0.2)
@@ -203,7 +202,6 @@ def run_folder_loads(folder, state):
     return loaded.keys() == state.keys() and all(torch.equal(value, loaded[key]) for key, value in state.items())
 
 
-@pytest.mark.long
 def test_channels_and_single_weights_resume_to_the_bit_also_under_a_budget(channels):
     settings = replace(channels.methods["pruning"], structure="element", channels=0.5, density=0.2)
     config = replace(channels, methods={"pruning": settings})
@@ -288,7 +286,6 @@ def test_a_budget_is_that_of_the_integers_that_come_out(channels):
         run.run(replace(config, budget=0.02))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("settings", [{"channels": 0.5}, {"structure": "channel"}], ids=["behind channels", "channel"])
 def test_a_budget_is_that_of_the_smaller_network_that_comes_out(settings, channels):
     """Zeros of channels that go cost no mask and no run codes: what they would is left to other weights."""

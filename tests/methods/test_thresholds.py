@@ -366,7 +366,6 @@ def finished(config):
     return record, folder_of(config, record)
 
 
-@pytest.mark.long
 def test_a_finished_run_without_training_is_the_run_that_was_trained_with_thresholds(plain, thresholded):
     parent, place = finished(plain)
     together, whole = finished(thresholded)
@@ -405,7 +404,6 @@ def test_loading_gives_back_the_very_network(thresholded):
     assert sum(type(relu) is FATReLU for relu in relus_of(loaded.model).values()) > 1
 
 
-@pytest.mark.long
 def test_the_stage_repeated_from_a_checkpoint_after_a_stop_in_it_is_the_same(thresholded):
     whole, place = finished(replace(thresholded, name="whole"))
     experiment = run.locate_and_build(thresholded)
@@ -435,7 +433,6 @@ def test_without_a_validation_split_training_images_judge(thresholded):
     assert change["accuracy"][1] >= change["accuracy"][0] - 0.05
 
 
-@pytest.mark.long
 def test_a_child_of_a_thresholded_run_trains_on_and_may_be_thresholded_again(thresholded):
     parent, place = finished(thresholded)
     penalty = PenaltyConfig(name="l1", scope="activations")

@@ -145,7 +145,6 @@ def test_a_disk_without_any_room_is_a_clear_line(place: Path, whole: dict[str, A
     assert outcomes(folder) == whole
 
 
-@pytest.mark.long
 def test_a_disk_full_of_files_is_a_clear_line(place: Path, mount: Mount) -> None:
     folder = place / "no_inodes"
     mount(folder / "results", "size=32m,nr_inodes=2")  # the disk's folder, results/default

@@ -68,7 +68,6 @@ def die_writing(name: str, stage: str) -> None:
     records.write_atomically = resume.write_atomically = stages.write_atomically = report.write_atomically = dies
 
 
-@pytest.mark.long
 def test_a_run_killed_at_every_file_it_writes_goes_on_to_the_same_bits(place: Path, whole: dict[str, Any]) -> None:
     folder = place / "every_file"
     for name, stage in MOMENTS.items():
