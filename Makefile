@@ -10,14 +10,14 @@ INSTALLED := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 .PHONY: help setup demo test long lint check bench validation soak clean reproduce-paper
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED)  ## make .venv and install the project for development; EXTRAS=dev,onnx,search: with these extras
 
 demo: $(INSTALLED)  ## a lambda sweep on real digits, then table, front and plots (about three minutes)
 	$(BIN)/eat-run -m experiment=demo
 
-reproduce-paper: $(INSTALLED)  ## the paper's tables and figures: SCALE=full|slim|smoke, DATA_DIR=data, DOWNLOAD=true
+reproduce-paper: $(INSTALLED)  ## the paper's tables and figures: SCALE=full, paper-short, slim or smoke; DATA_DIR=data, DOWNLOAD=true
 	$(BIN)/python scripts/reproduce.py $(if $(SCALE),--scale $(SCALE)) --data-dir "$(or $(DATA_DIR),data)" $(if $(DOWNLOAD),--download)
 
 test: $(INSTALLED)  ## the tests (at most five minutes)

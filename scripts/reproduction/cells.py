@@ -19,10 +19,14 @@ from eat_runner.records import RunFolder, write_atomically
 PLAN, RUNS, DAMAGED = "plan.json", "runs", "damaged"
 DATASETS = {"gtsrb": "GTSRB", "cifar10": "CIFAR-10", "celeba": "CelebA"}
 NETWORKS = {"resnet18": "ResNet18", "vgg16": "VGG16"}
-TABLE1, ABLATION, CHOICES = "table1", "ablation", "choices"
+TABLE1, CHIP, ABLATION, CHOICES = "table1", "chip", "ablation", "choices"
 # what is run, in this order (first at one sigma): what matters most first, and CelebA, which is the largest, last
 EXPERIMENTS = {
-    **dict.fromkeys(["gtsrb_resnet18", "cifar10_vgg16", "gtsrb_vgg16", "cifar10_resnet18"], TABLE1),
+    "gtsrb_resnet18": TABLE1,
+    "chip_gtsrb_resnet18": CHIP,
+    "cifar10_vgg16": TABLE1,
+    "chip_cifar10_vgg16": CHIP,
+    **dict.fromkeys(["gtsrb_vgg16", "cifar10_resnet18"], TABLE1),
     **dict.fromkeys(["ablation_gtsrb", "ablation_cifar10"], ABLATION),
     **dict.fromkeys(["choices", "choices_augmentation", "choices_vgg16"], CHOICES),
     **dict.fromkeys(["celeba_resnet18", "celeba_vgg16"], TABLE1),
@@ -38,12 +42,16 @@ SMOKE_IMAGES = {"gtsrb": 128, "cifar10": 160, "celeba": 192}
 
 @dataclass(frozen=True)
 class Scale:
-    """An entry of scales.yaml."""
+    """An entry of scales.yaml. It runs the kinds of experiments that it has a caption for."""
 
     name: str
     captions: dict[str, str]
     briefs: dict[str, str]
     overrides: dict[str, str]
+
+    @property
+    def experiments(self) -> list[str]:
+        return [experiment for experiment, kind in EXPERIMENTS.items() if kind in self.captions]
 
 
 _SCALES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("scales.yaml").read_text(encoding="utf-8"))

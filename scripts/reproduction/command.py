@@ -42,7 +42,7 @@ def command(arguments: Sequence[str], description: str | None = None) -> int:
     folder: Path = options.results / scale.name
     where = f"({'a' if on_gpu else 'no'} CUDA GPU), results in {folder}"
     print(f"{PROGRAM}: scale {scale.name} {where}", *dict.fromkeys(scale.captions.values()), sep="\n", flush=True)
-    jobs = [job(scale, experiment, options.data_dir, options.download) for experiment in cells.EXPERIMENTS]
+    jobs = [job(scale, experiment, options.data_dir, options.download) for experiment in scale.experiments]
     planned = plan_all(jobs, scale, folder, on_gpu, options.download)
     made_by = f"make reproduce-paper SCALE={scale.name}"
     plan = Plan(scale.name, scale.captions, scale.briefs, made_by, tuple(one.cell for one in planned))

@@ -26,6 +26,7 @@ RULES = {"paper": "ours, paper's rule", "validation": "ours, our rule"}
 # a table's names of a setting's measures
 OF_ST = {"st_accuracy": "accuracy", "st_ratio": "energy_ratio"}
 OF_EAT = {"eat_accuracy": "accuracy", "eat_ratio": "energy_ratio", "decrease_percent": "energy_decrease_percent"}
+OF_PRUNED = {"pruned_accuracy": "accuracy"}
 OF_ANY = {"accuracy": "accuracy", "energy_ratio": "energy_ratio", "decrease_percent": "energy_decrease_percent"}
 
 
@@ -206,6 +207,31 @@ def _repriced(
                 continue
             for label, hardware in prices.items():
                 rows.append(head | {what: label, "process_nm": hardware.process_nm} | _gain(st, eat, hardware))
+    return rows
+
+
+def chip(found: Sequence[Outcome]) -> list[Row]:
+    """What was trained for a chip beside standard training: a row a cell and hardware; one where there is nothing yet,
+    or counts cannot be read."""
+    rows: list[Row] = []
+    for one in found:
+        head, pruned = one.head, None
+        if one.baseline is not None:
+            others = one.fronts[0].settings.index.difference([one.baseline])
+            pruned = next(iter(others), None)
+            head = head | _measures(one.setting(one.baseline), {"st_accuracy": "accuracy"})
+        if pruned is None:
+            rows.append(head | {"note": one.note})
+            continue
+        head = head | _measures(one.setting(pruned), OF_PRUNED) | {"seeds": one.setting(pruned)["n"], "note": one.note}
+        try:
+            st, ours = _counts(one, one.baseline), _counts(one, pruned)
+        except UserError as error:
+            rows.append(head | {"note": str(error)})
+            continue
+        for label, hardware in HARDWARE.items():
+            gain = _gain(st, ours, hardware).items()
+            rows.append(head | {"hardware": label} | {key.replace("eat_", "pruned_"): value for key, value in gain})
     return rows
 
 

@@ -14,7 +14,8 @@ from eat_runner.cli import run
 MODELS = "entry_point, resnet18, resnet34, resnet50, timm, torchvision, vgg11, vgg13, vgg16, vgg19"
 COMBINED = (
     "demo, gtsrb_slim, methods/cifar10, methods/gtsrb, paper/ablation_cifar10, paper/ablation_gtsrb, "
-    "paper/celeba_resnet18, paper/celeba_vgg16, paper/choices, paper/choices_augmentation, paper/choices_vgg16, "
+    "paper/celeba_resnet18, paper/celeba_vgg16, paper/chip_cifar10_vgg16, paper/chip_gtsrb_resnet18, "
+    "paper/choices, paper/choices_augmentation, paper/choices_vgg16, "
     "paper/cifar10_resnet18, paper/cifar10_vgg16, paper/gtsrb_resnet18, paper/gtsrb_vgg16, paths/gtsrb"
 )
 ROOT = (

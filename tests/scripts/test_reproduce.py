@@ -19,6 +19,7 @@ from eat_runner.cli.hydra.compose import compose_experiment
 from eat_runner.cli.hydra.launch import compose_sweep
 from eat_runner.config.model import ModelConfig
 from eat_runner.config.paths import conf_dir
+from eat_runner.config.pruning import PruningConfig
 from eat_runner.config.root import ExperimentConfig
 from eat_runner.config.trainer import MeterConfig
 from eat_runner.energy.hardware import load_hardware
@@ -26,6 +27,7 @@ from eat_runner.energy.meter import measure
 from eat_runner.errors import UserError
 from eat_runner.records import RunFolder, RunRecord
 from eat_runner.report.latex import ESCAPES, latex
+from run_folders import accuracy as formula
 from run_folders import config, firing, write_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -35,6 +37,7 @@ from reproduction import command as reproduce  # noqa: E402
 from reproduction import figures, report, tables  # noqa: E402
 from reproduction.cells import (  # noqa: E402
     ABLATION,
+    CHIP,
     CHOICES,
     EXPERIMENTS,
     JPEG_LABEL,
@@ -105,7 +108,7 @@ def test_the_grids(tmp_path: Path) -> None:
     assert full[:4] == [(0, 1e-4, 0), (1, 1e-4, 0), (2, 1e-4, 0), (3, 1e-4, 0)]
     assert {seed for _, _, seed in full} == {0, 1, 2}
     ablation = grid("full", "ablation_cifar10", tmp_path)
-    for name in (name for name, kind in EXPERIMENTS.items() if kind != CHOICES):
+    for name in (name for name, kind in EXPERIMENTS.items() if kind in {TABLE1, ABLATION}):
         assert sorted(grid("full", name, tmp_path)) == sorted(ablation)
     assert {sigma for _, sigma, _ in ablation} == {10.0**-n for n in range(1, 9)}
     assert min(lambda_ for lambda_, _, _ in ablation if lambda_) == 0.1
@@ -115,8 +118,9 @@ def test_the_grids(tmp_path: Path) -> None:
     assert sorted(slim) == [(lambda_, 1e-4, seed) for lambda_ in (0, 0.5, 1, 2, 3) for seed in (0, 1)]
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("kind", [TABLE1, ABLATION, CHOICES])
+@pytest.mark.parametrize(
+    ("scale", "kind"), [(scale.name, kind) for scale in SCALES.values() for kind in scale.captions]
+)
 @pytest.mark.long
 def test_captions_name_what_is_run(scale: str, kind: str, tmp_path: Path) -> None:
     """Grid, seeds, size and length of the training, as composed, stand in the caption of each kind of table."""
@@ -125,7 +129,12 @@ def test_captions_name_what_is_run(scale: str, kind: str, tmp_path: Path) -> Non
     numbers |= {number.strip("().:") for number in numbers}
     for name in (name for name, its_kind in EXPERIMENTS.items() if its_kind == kind):
         composed = compose_sweep(job(SCALES[scale], name, tmp_path).overrides)
-        if kind != CHOICES:
+        if kind == CHIP:
+            pruned = [c.chosen_methods["pruning"].density for c in composed if c.chosen_methods]
+            assert pruned == [0.05] * (len(composed) // 2)
+            assert "fused_7nm_int8" in caption or scale == "smoke"
+            assert "density 0.05" in caption
+        if kind in {TABLE1, ABLATION}:
             assert {f"{c.lambda_:g}" for c in composed} <= numbers
             assert {f"{c.penalty.sigma:.0e}".replace("e-0", "e-") for c in composed} <= numbers
         assert {str(c.seed) for c in composed} <= numbers
@@ -319,6 +328,51 @@ def test_the_accounting_study_starts_from_table1(tmp_path: Path) -> None:
     ratio = {str(row["reading"]): float(row["st_ratio"] or 0) for row in rows}
     assert ratio["batch 1"] > ratio["batch 10"] > rows[0]["st_ratio"] > ratio["batch 512"]
     assert ratio["no activation in place"] > rows[0]["st_ratio"]
+
+
+def test_what_was_trained_for_a_chip_stands_beside_standard_training(tmp_path: Path) -> None:
+    """By hand: a tenth of the weights of eight convolutions of 16 x 16 x 9 stays, and all 10,240 of the linear layer:
+    57.9 % of the weights go. Where fetching them is nearly all of the price, nearly that share of it goes."""
+    for seed in (0, 1):
+        write_run(tmp_path / RUNS, config(0, seed, "gtsrb"))
+        pruned = config(0, seed, "gtsrb", methods={"pruning": PruningConfig(name="energy", density=0.1)})
+        write_run(tmp_path / RUNS, pruned)
+    run_ids = tuple(sorted(path.name for path in (tmp_path / RUNS).iterdir()))
+    cell = Cell("chip_gtsrb_resnet18", CHIP, "GTSRB", "GTSRB", "ResNet18", run_ids)
+    rows = tables.chip([outcome(cell, tmp_path)])
+    assert [row["hardware"] for row in rows] == list(tables.HARDWARE)
+    accuracies = {kept: [formula(0, seed, "test", density=kept) for seed in (0, 1)] for kept in (None, 0.1)}
+    for row in rows:
+        assert (row["seeds"], row["note"]) == (2, "")
+        assert row["st_accuracy"] == pytest.approx(fmean(accuracies[None]))
+        assert row["pruned_accuracy"] == pytest.approx(fmean(accuracies[0.1]))
+        assert row["pruned_accuracy_std"] == pytest.approx(stdev(accuracies[0.1]))
+    by_label = {row["hardware"]: row for row in rows}
+    int8, gone = by_label["fused, 7 nm, int8"], 100 * 0.9 * 8 * 16 * 16 * 9 / (8 * 16 * 16 * 9 + 10_240)
+    assert gone == pytest.approx(57.9, abs=0.05)
+    assert 0.8 * gone < int8["decrease_percent"] < gone
+    lost = 1 - int8["pruned_uj_per_image"] / int8["st_uj_per_image"]
+    assert int8["decrease_percent"] == pytest.approx(100 * lost, rel=0.01)
+    assert abs(by_label["published (the paper's accounting)"]["decrease_percent"]) < 10
+
+    started = replace(cell, run_ids=(*(name for name in run_ids if "energy" not in name), "not-yet"))
+    [row] = tables.chip([outcome(started, tmp_path)])
+    assert row["note"] == "2 of 3 runs done"
+    assert "hardware" not in row
+    (tmp_path / RUNS / run_ids[-1] / "layers.csv").unlink()
+    [row] = tables.chip([outcome(cell, tmp_path)])
+    assert "layers.csv" in row["note"]
+
+
+def test_a_scale_has_no_page_for_what_it_does_not_run(tmp_path: Path) -> None:
+    plan = handmade(tmp_path)
+    short = replace(plan, captions=dict.fromkeys((TABLE1, CHIP), "small"))
+    short.write(tmp_path)
+    report.write(tmp_path)
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "## Table 1" in page
+    assert "## Figure 3" not in page
+    assert "ambiguous" not in page
 
 
 def test_the_ablation_has_a_row_a_setting_and_the_baseline_no_sigma(tmp_path: Path) -> None:
@@ -723,7 +777,7 @@ def test_smoke_stops_and_goes_on_to_the_end(
     names = {path.name for path in folder.iterdir()}
     both = {"figure1", "figure2", "figure3", "fronts", "choices"}
     assert {f"{stem}.{suffix}" for stem in both for suffix in ("png", "svg", "csv")} <= names
-    every = {"table1", "table2", "figure3", "choices", "accounting"}
+    every = {"table1", "table2", "chip", "figure3", "choices", "accounting"}
     assert {f"{stem}.{suffix}" for stem in every for suffix in ("csv", "md", "tex")} <= names
     for stem in every:
         assert "the numbers mean nothing" in (folder / f"{stem}.md").read_text(encoding="utf-8")
@@ -731,6 +785,11 @@ def test_smoke_stops_and_goes_on_to_the_end(
         assert (folder / f"{stem}.tex").read_text(encoding="utf-8").isascii()
     assert all(row["scale"] == "smoke" for path in folder.glob("*.csv") for row in read_csv(path))
     assert len(read_csv(folder / "figure3.csv")) == 2 * 3
+    chip = read_csv(folder / "chip.csv")
+    assert len(chip) == 2 * len(tables.HARDWARE)
+    for row in chip:
+        assert row["seeds"] == "2"
+        assert 50 < float(row["decrease_percent"]) < 95 or row["hardware"].startswith("published")
     heads = {row["network"]: int(row["parameters"]) for row in read_csv(folder / "choices.csv")}
     assert heads["VGG16, imagenet head"] > heads["VGG16"]
     [maker] = json.loads((folder / "provenance.json").read_text())["made_by"]
