@@ -46,11 +46,13 @@ NO_NETWORK = Network("", 0)
 
 @dataclass(frozen=True)
 class Sizes:
-    """networks: slim ResNet first. metered: batches of an evaluation. augmented: images of a pass of the data path.
-    looked_at: images of a training's look. per_class, epochs: of the whole of eat-run, on ten classes (one image in
-    ten is cut off for validation). loop_steps: of a minimal loop's turn beside it. folders: for eat-report."""
+    """networks: slim ResNet first. wide_networks: as wide as the paper's. metered: batches of an evaluation. augmented:
+    images of a pass of the data path. looked_at: images of a training's look. per_class, epochs: of the whole of
+    eat-run, on ten classes (one image in ten is cut off for validation). loop_steps: of a minimal loop's turn beside
+    it. folders: for eat-report."""
 
     networks: tuple[Network, ...] = (Network("resnet18", 16, 5, 10, 9), Network("vgg16", 64, 2, 3, 3))
+    wide_networks: tuple[Network, ...] = (Network("resnet18", 64, 2, 3),)
     image_size: int = 32
     batch: int = 64
     metered: int = 10
@@ -68,6 +70,7 @@ class Sizes:
 
 TINY = Sizes(
     networks=(Network("resnet18", 2, starts=2), Network("vgg11", 2)),
+    wide_networks=(Network("resnet18", 4),),
     image_size=8,
     batch=4,
     metered=2,

@@ -37,6 +37,7 @@ from eat_runner.energy.budget import Budget
 from eat_runner.energy.counts import Counts
 from eat_runner.energy.hardware import load_hardware
 from eat_runner.energy.meter import measure
+from eat_runner.environment import multiplies_bf16
 from eat_runner.methods import METHODS
 from eat_runner.methods.base import Method, Progress
 from eat_runner.penalties.base import Penalty
@@ -116,6 +117,19 @@ def training_steps(network: Network, sizes: Sizes) -> Samples:
     for scope in SCOPES:
         found[f"plain and added to {scope}"] = found["plain"] + found[f"added to {scope}"]
     return found | {"images/s": sizes.batch / found["plain"]}
+
+
+def precision_steps(network: Network, sizes: Sizes) -> Samples:
+    """In a worker. Steps in bf16 autocast and in float32, plain and with the penalty on all leaf modules."""
+    steps: Calls = {}
+    for name, bf16 in (("fp32", False), ("bf16", True)):
+        plain, penalised = (training(network, sizes, bf16=bf16) for _ in range(2))
+        steps |= {
+            name: partial(plain_step, plain),
+            f"{name}, penalty": step_of(penalised, observer_of(penalised).__enter__()),
+        }
+    found = interleaved(steps, network.rounds)
+    return found | {"images/s": sizes.batch / found["bf16"]}
 
 
 def _addition(t: Training, scope: str) -> Callable[[], object]:
@@ -426,6 +440,11 @@ def none(sizes: Sizes) -> Sequence[Network]:
 
 SECTIONS = {
     "training": Section(in_processes(training_steps)),
+    "precision": Section(
+        in_processes(precision_steps),
+        lambda sizes: [*sizes.networks, *sizes.wide_networks],
+        lambda: multiplies_bf16(torch.device("cpu")),
+    ),
     "methods": Section(in_processes(method_steps), slim),
     "evaluation": Section(partial(fresh, evaluation)),
     "data": Section(data, none),

@@ -73,6 +73,15 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bf16, which make a training faster: a GPU's, or AVX512_BF16.
+    Other processors' (Arm's, AMX without it) are not asked for, since nothing was measured on them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return device.type == "cpu" and supported()
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory in the process: a training step on the CPU frees and takes the same tensors again
     and again, and the page faults cost up to a third of it. Elsewhere this does nothing."""

@@ -17,7 +17,9 @@ from eat_runner import data, models
 from eat_runner import run as experiment
 from eat_runner.config import L0Config, ModelConfig, ScheduleConfig
 from eat_runner.config.logger import LoggerConfig
+from eat_runner.config.path import PathConfig
 from eat_runner.data.batches import training_batches
+from eat_runner.environment import multiplies_bf16
 from eat_runner.errors import UserError
 from eat_runner.loggers import LOGGERS
 from eat_runner.loggers.base import Logger
@@ -113,6 +115,32 @@ def test_bf16_is_another_precision_of_the_same_training(config):
     assert half.cross_entropy != single.cross_entropy
     assert half.cross_entropy == pytest.approx(single.cross_entropy, rel=0.02)  # bf16 keeps 8 bits
     assert half.penalty == pytest.approx(single.penalty, rel=0.02)
+
+
+def with_precision(config, precision):
+    return replace(config, trainer=replace(config.trainer, precision=precision))
+
+
+@pytest.mark.parametrize(("instructions", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_that_the_machine_chooses_is_the_runs(small_config, instructions, precision, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    job = experiment.locate(with_precision(small_config, "auto"))
+    assert job.config.trainer.precision == precision
+    assert job.run_id == experiment.locate(with_precision(small_config, precision)).run_id
+    along = replace(
+        with_precision(small_config, "auto"),
+        others=small_config.others | {"path": PathConfig(name="lambda", over=[1.0, 2.0])},
+    )
+    named = replace(along, trainer=with_precision(small_config, precision).trainer)
+    assert experiment.located_points(along) == experiment.located_points(named)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor's instructions are not in /proc")
+def test_the_processors_own_word_on_bf16():
+    """Linux names its instructions."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    assert multiplies_bf16(torch.device("cpu")) == ("avx512_bf16" in flags)
+    assert not multiplies_bf16(torch.device("mps"))
 
 
 @pytest.mark.parametrize("lr_schedule", ["exponential", "onecycle", "cosine", "constant"])

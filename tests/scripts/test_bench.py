@@ -21,6 +21,7 @@ from bench.engine import TINY, Network  # noqa: E402
 from bench.sections import LAMBDA, SECTIONS, SIGMA, metered, observer_of, peak_bytes, random_images, step_of  # noqa: E402
 from eat_runner.config import DatasetConfig  # noqa: E402
 from eat_runner.data.batches import training_batches  # noqa: E402
+from eat_runner.environment import multiplies_bf16  # noqa: E402
 
 RESNET = Network("resnet18", 2)
 
@@ -255,9 +256,10 @@ def test_command_line(tmp_path):
 
 @pytest.mark.long
 def test_the_slow_sections_run():
-    done = bench("--tiny", "memory", "compiled", "help", "report", "whole")
+    done = bench("--tiny", "precision", "memory", "compiled", "help", "report", "whole")
     assert done.returncode == 0, done.stderr
     for figure in (
+        "bf16 autocast / float32" if multiplies_bf16(torch.device("cpu")) else "precision: skipped",
         "compiled step with the penalty",
         "eat-run --help / ",
         "eat-report on 8",

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from eat_runner.config.checks import above, at_least, between, one_of
 
 LR_SCHEDULES = ("exponential", "onecycle", "cosine", "constant")
-PRECISIONS = ("fp32", "bf16")
+AUTO = "auto"
+PRECISIONS = ("fp32", "bf16", AUTO)
 COMPILE = ("auto", "on", "off")
 
 
@@ -14,7 +15,8 @@ class TrainerConfig:
     """How a network is trained: SGD with momentum, and what the machine does for speed.
 
     epochs: 0 only measures. lr_schedule: exponential (times lr_gamma after each epoch), onecycle, cosine, constant.
-    precision: fp32, or bf16 autocast. compile: torch.compile; auto decides by the planned number of steps alone.
+    precision: fp32, bf16 autocast, or auto, which becomes one of the two before the run has its id: bf16 where the
+    device multiplies it in hardware. compile: torch.compile; auto decides by the planned number of steps alone.
     evaluate_every: epochs between two evaluations on the validation split (the last epoch is always evaluated).
     checkpoint_every: epochs between two checkpoints. keep_checkpoint: leave the last one beside a finished run.
     The last two and evaluate_every change no result.

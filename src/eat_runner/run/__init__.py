@@ -4,7 +4,7 @@ something to use (load.py)."""
 
 from eat_runner.run.build import Experiment, build, build_or_error, locate_and_build, prepare
 from eat_runner.run.execute import run
-from eat_runner.run.locate import Job, locate, located_points
+from eat_runner.run.locate import Job, locate, located_points, settled
 from eat_runner.run.plan import PlannedRun, plan
 from eat_runner.run.stages import Interrupted
 
@@ -21,4 +21,5 @@ __all__ = [
     "plan",
     "prepare",
     "run",
+    "settled",
 ]

@@ -1,6 +1,6 @@
 """What a run is, before its network is built, and where its results go."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from eat_runner.config import ExperimentConfig, TrainerConfig
 from eat_runner.config.checks import one_of
 from eat_runner.config.identity import FRESH, Start, run_id
 from eat_runner.config.points import points
+from eat_runner.config.trainer import AUTO
 from eat_runner.data import Dataset
+from eat_runner.environment import multiplies_bf16
 from eat_runner.errors import UserError
 from eat_runner.loggers import LOGGERS
 from eat_runner.methods import METHODS
@@ -50,7 +52,7 @@ def locate(config: ExperimentConfig) -> Job:
     """Check the configuration, load the data, and find out where the run belongs. UserError where a value, a data set
     or a file of weights does not fit."""
     config.check()
-    config = config.canonical()
+    config = settled(config).canonical()
     one_of("penalty.name", config.penalty.name, PENALTIES)
     one_of("schedule.name", config.schedule.name, SCHEDULES)
     one_of("penalty.weighting", config.penalty.weighting, WEIGHTINGS)
@@ -71,8 +73,18 @@ def locate(config: ExperimentConfig) -> Job:
 
 def located_points(config: ExperimentConfig) -> list[ExperimentConfig]:
     """The runs that a configuration stands for, in their order."""
-    job = locate(config)
+    job, config = locate(config), settled(config)
     return [point for point, _ in points(config, job.dataset.fingerprint, job.origin.start)]
+
+
+def settled(config: ExperimentConfig) -> ExperimentConfig:
+    """The configuration with what this machine decides decided: ``trainer.precision=auto`` is bf16 or fp32, by the
+    device that it would run on. So the run's id says which, and another machine may have another run."""
+    if config.trainer.precision != AUTO:
+        return config
+    config.check()
+    precision = "bf16" if multiplies_bf16(_device(config.device)) else "fp32"
+    return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
 def _device(name: str) -> torch.device:

@@ -24,6 +24,7 @@ from eat_runner.config.paths import conf_dir
 from eat_runner.config.penalty import L0Config
 from eat_runner.config.root import ExperimentConfig, default_lambda, default_others
 from eat_runner.config.schedule import ScheduleConfig
+from eat_runner.config.trainer import AUTO
 from eat_runner.errors import UserError, one_line
 
 HYDRA_VERSION_BASE = "1.3"
@@ -250,7 +251,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def to_experiment(config: DictConfig) -> ExperimentConfig:
-    """The typed, not yet range-checked configuration of a job. Raises UserError for a key too many or too few."""
+    """The typed configuration of a job, its ranges not yet checked, as this machine settles it. Raises UserError for a
+    key too many or too few."""
     _check_keys(config)
     values = OmegaConf.to_object(config)
     assert isinstance(values, dict)
@@ -266,9 +268,14 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
                 "lambda=VALUE, too, or leave them out"
             )
     fields = root_keys()
-    return ExperimentConfig(
+    job = ExperimentConfig(
         methods=methods, others=others, **{fields.get(key, key): value for key, value in plain.items()}
     )
+    if job.trainer.precision != AUTO:
+        return job
+    from eat_runner.run import settled
+
+    return settled(job)
 
 
 def _check_schemas(plain: dict[str, Any]) -> None:
