@@ -37,6 +37,9 @@ class FakeExperiment(ModuleType):
         self.prepared: list[tuple[str, float]] = []
         self.ran: list[tuple[float, int]] = []
 
+    def import_optimizers(self) -> None:
+        pass
+
     def prepare(self, config: ExperimentConfig) -> tuple[str, Start]:
         self.prepared.append((config.model.name, config.lambda_))
         return FINGERPRINT, FRESH

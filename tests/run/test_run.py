@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -115,6 +117,26 @@ def test_bf16_is_another_precision_of_the_same_training(config):
     assert half.cross_entropy != single.cross_entropy
     assert half.cross_entropy == pytest.approx(single.cross_entropy, rel=0.02)  # bf16 keeps 8 bits
     assert half.penalty == pytest.approx(single.penalty, rel=0.02)
+
+
+def test_who_does_not_train_does_without_the_compiler_and_torchvision():
+    """And optimisers import nothing more than what was imported for them: what is imported later is looked through."""
+    lines = """
+import sys
+from eat_runner import run as experiment
+import eat_runner.run.measure, eat_runner.run.export
+slow = {"torchvision", "torch._dynamo"}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+experiment.import_optimizers()
+before = set(sys.modules)
+import torch
+torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1).zero_grad()
+assert "torch._dynamo" in before
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n"
 
 
 def with_precision(config, precision):

@@ -1,4 +1,5 @@
-"""torchvision's image classifiers."""
+"""torchvision's image classifiers. The library is imported where one is asked for: with what it brings along it
+takes as long as torch itself."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from eat_runner.errors import UserError
@@ -19,16 +19,20 @@ FIXED_SIZE = {"vit_": lambda size: {"image_size": size}, "maxvit": lambda size: 
 
 
 def _names() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models
+
+    return models.list_models(module=models)
 
 
 def _create(arch: str, classes: int, image_size: int, initialised: bool = True) -> nn.Module:
+    from torchvision import models
+
     # Auxiliary heads make a second and third output in training; init_weights=True is what they default to, aloud.
     extra: dict[str, Any] = {"aux_logits": False, "init_weights": initialised} if arch in WITH_AUXILIARY_HEADS else {}
     for beginning, keys in FIXED_SIZE.items():
         if arch.startswith(beginning):
             extra |= keys(image_size)
-    return torchvision.models.get_model(arch, weights=None, num_classes=classes, **extra)
+    return models.get_model(arch, weights=None, num_classes=classes, **extra)
 
 
 def _trained(arch: str, image_size: int) -> nn.Module:
@@ -64,7 +68,9 @@ def _preset(arch: str) -> Preset:
 
 
 def _best_weights(arch: str) -> Any:
-    offered: Any = torchvision.models.get_model_weights(arch)
+    from torchvision import models
+
+    offered: Any = models.get_model_weights(arch)
     return offered.DEFAULT
 
 

@@ -2,7 +2,7 @@
 (execute.py), its record (record.py) and checkpoint (resume.py); what would be run (plan.py); and a finished run as
 something to use (load.py)."""
 
-from eat_runner.run.build import Experiment, build, build_or_error, locate_and_build, prepare
+from eat_runner.run.build import Experiment, build, build_or_error, import_optimizers, locate_and_build, prepare
 from eat_runner.run.execute import run
 from eat_runner.run.locate import Job, locate, located_points, settled
 from eat_runner.run.plan import PlannedRun, plan
@@ -15,6 +15,7 @@ __all__ = [
     "PlannedRun",
     "build",
     "build_or_error",
+    "import_optimizers",
     "locate",
     "locate_and_build",
     "located_points",

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -173,6 +174,12 @@ def prepare(config: ExperimentConfig) -> tuple[str, Start]:
 def locate_and_build(config: ExperimentConfig) -> Experiment:
     """``locate`` and ``build``."""
     return build(locate(config))
+
+
+def import_optimizers() -> None:
+    """Import what torch's optimisers import as soon as one is made: the compiler, used or not, which takes about as
+    long as torch itself. To be called where nobody looks for garbage; who does not train can do without."""
+    import_module("torch._dynamo")
 
 
 def _has_cpp_compiler() -> bool:

@@ -16,6 +16,7 @@ from omegaconf import MISSING, BooleanNode, DictConfig, FloatNode, IntegerNode, 
 
 from eat_runner.cli.help import COMBINATIONS, choices
 from eat_runner.cli.hydra.arguments import quoted
+from eat_runner.cli.stoppable import importing_torch
 from eat_runner.config.groups import DEFAULT, GROUPS, method_groups
 from eat_runner.config.hardware import HardwareConfig, needed
 from eat_runner.config.logger import LoggerConfig
@@ -273,7 +274,8 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     )
     if job.trainer.precision != AUTO:
         return job
-    from eat_runner.run import settled
+    with importing_torch():
+        from eat_runner.run import settled
 
     return settled(job)
 
