@@ -3,6 +3,7 @@
 import csv
 import re
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 
@@ -86,6 +87,24 @@ def test_the_tables_of_paths_are_those_of_the_result_files():
     assert f"came to {wide[0]} of the hypervolume" in methods
     assert f"for {wide[1]} of their epochs" in methods
     assert f"to {short[0]} for {short[1]}." in methods
+
+
+def test_what_bf16_costs_is_what_the_result_file_says():
+    rows = list(csv.DictReader((ROOT / "results" / "precision" / "summary.csv").open(newline="")))
+    found = {(float(row["lambda"]), "bf16" in row["family"], int(row["seed"])): row for row in rows}
+    text = (ROOT / "results" / "precision" / "README.md").read_text()
+    shown = re.findall(r"^\| ([01]) \| (.+) \|$", text, re.M)
+    assert len(shown) == 2
+    for lambda_, cells in shown:
+        expected: list[str] = []
+        for key, factor, digits in (("accuracy", 100, 2), ("energy_ratio", 1, 4)):
+            single, half = (
+                [factor * float(found[float(lambda_), bf16, seed][key]) for seed in range(10)] for bf16 in (False, True)
+            )
+            differences = [b - a for a, b in zip(single, half, strict=True)]
+            groups = (single, half, differences)
+            expected += [f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}" for values in groups]
+        assert cells.split(" | ") == expected
 
 
 def test_table_1_is_that_of_the_result_files():
