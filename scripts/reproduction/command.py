@@ -178,7 +178,10 @@ def _title(cell: Cell) -> str:
 def run_all(planned: Sequence[Job], folder: Path) -> None:
     """Make every run that is not final, then those that another process had, which may have died. Waits for nobody. A
     run that fails fails alone. Every cell at one sigma first, standard training among it, then the rest of the grid."""
-    runs = {run_folder(folder, identity).path: one.configs[identity] for one in planned for identity in one.todo}
+    runs: dict[Path, ExperimentConfig] = {}
+    for one in planned:
+        for identity in one.todo:  # a run that several cells need is the first one's, with its hardware
+            runs.setdefault(run_folder(folder, identity).path, one.configs[identity])
     sigmas = {path: getattr(config.canonical().penalty, "sigma", SIGMA) for path, config in runs.items()}
     ordered = {path: runs[path] for path in sorted(runs, key=lambda path: sigmas[path] != SIGMA)}
     before = {path: written(path) for path in ordered}

@@ -39,7 +39,8 @@ def write(folder: Path) -> str:
         page = PaperPage(folder, plan)
         page.text(f"# The paper's results, reproduced: scale {plan.scale}", f"`{plan.command}`")
         shown = [*_table1(page, found), *_table2(page, found)]
-        _chip(page, tables.outcomes(plan, folder, CHIP))
+        if CHIP in plan.captions:
+            _chip(page, tables.outcomes(plan, folder, CHIP))
         for n, network in enumerate(NETWORKS.values(), start=1):
             _layer_figure(page, n, network, [one for one in found if one.cell.network == network])
         if ABLATION in plan.captions:
@@ -88,9 +89,10 @@ class PaperPage(Page):
         with suppress(UserError):  # there is no such plan
             planned = read_plan(full).run_ids(kind)
         done = sum(status_of(full, identity) == "finished" for identity in planned)
+        what = "Scale full" if kind == CHIP else "Scale full, the paper's protocol,"
         if not done:
-            return " Scale full, the paper's protocol, was not run here."
-        part = f" Of scale full, the paper's protocol, {done} of {len(planned)} runs are done."
+            return f" {what} was not run here."
+        part = f" Of {what[0].lower()}{what[1:]} {done} of {len(planned)} runs are done."
         return "" if done == len(planned) else part
 
 
@@ -147,7 +149,7 @@ def _table2(page: PaperPage, found: Sequence[Outcome]) -> list[str]:
 
 
 def _chip(page: PaperPage, found: Sequence[Outcome]) -> None:
-    page.text("## Trained for a chip, which the paper does not do" if found else "")
+    page.text("## Trained for a chip, which the paper does not do")
     title = (
         "The weights that cost most for their size on fused_7nm_int8 pruned away, at the prices of other hardware, too."
     )

@@ -74,8 +74,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bf16, which make a training faster: a GPU's, or AVX512_BF16.
-    Other processors' (Arm's, AMX without it) are not asked for, since nothing was measured on them."""
+    """Whether the device multiplies bf16 faster than float32: a GPU that torch says supports it, or AVX512_BF16. Other
+    processors count as without, since nothing was measured on them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)

@@ -93,7 +93,7 @@ def test_the_machine_settles_the_precision_where_it_is_asked_to(device: str, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for instructions, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=instructions: found)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=instructions: found, False)
         assert compose_experiment([f"device={device}", "trainer.precision=auto"]).trainer.precision == precision
         assert compose_experiment([f"device={device}"]).trainer.precision == "fp32"
 

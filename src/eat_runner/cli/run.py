@@ -82,8 +82,7 @@ def begin(configs: list[ExperimentConfig], program: str = PROGRAM) -> dict[Path,
     with importing_torch():
         from eat_runner import run as experiment
 
-        if any(config.trainer.epochs for config in configs):
-            experiment.import_optimizers()
+        experiment.import_optimizers()
     if any(config.plan for config in configs):
         print_plan(experiment.plan(configs, program))
         sys.exit(0)

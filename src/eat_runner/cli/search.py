@@ -280,6 +280,8 @@ def plan(asked: Asked, configs: Sequence[ExperimentConfig], points: Points) -> i
     """Say what is searched, what is done, and about how long the rest takes: as the corners of the space do."""
     with importing_torch():
         from eat_runner import run as experiment
+
+        experiment.import_optimizers()
     from statistics import fmean
 
     from eat_runner.progress import duration

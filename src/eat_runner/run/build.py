@@ -160,15 +160,18 @@ def prepare(config: ExperimentConfig) -> tuple[str, Start]:
     """Find out, in all processes that train together, whether the run can be built: the fingerprint of the data, what
     the network starts from. UserError where something does not fit in one of them."""
 
-    def prepared() -> tuple[str, Start]:
+    def prepared() -> tuple[str, str, Start]:
         job = locate(config)
         build_or_error(job)  # an error that is no UserError is one run's: it will fail alone
-        return job.dataset.fingerprint, job.origin.start
+        return job.run_id, job.dataset.fingerprint, job.origin.start
 
     first, *others = together(prepared)
     if any(other != first for other in others):
-        raise UserError("the processes that torchrun started have different data, or init names different runs")
-    return first
+        raise UserError(
+            "the processes that torchrun started have different data, init names different runs, or "
+            "trainer.precision=auto is not the same on their machines"
+        )
+    return first[1:]
 
 
 def locate_and_build(config: ExperimentConfig) -> Experiment:
@@ -178,7 +181,7 @@ def locate_and_build(config: ExperimentConfig) -> Experiment:
 
 def import_optimizers() -> None:
     """Import what torch's optimisers import as soon as one is made: the compiler, used or not, which takes about as
-    long as torch itself. To be called where nobody looks for garbage; who does not train can do without."""
+    long as torch itself. To be called with the garbage collector off; eat-measure of a run can do without."""
     import_module("torch._dynamo")
 
 

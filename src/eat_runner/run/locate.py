@@ -83,18 +83,24 @@ def settled(config: ExperimentConfig) -> ExperimentConfig:
     if config.trainer.precision != AUTO:
         return config
     config.check()
-    precision = "bf16" if multiplies_bf16(_device(config.device)) else "fp32"
+    precision = "bf16" if multiplies_bf16(torch.device(_device_here(config.device))) else "fp32"
     return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
 def _device(name: str) -> torch.device:
+    name = _device_here(name)
+    return torch.device(name) if world_size() == 1 else _of_this_process(name)
+
+
+def _device_here(name: str) -> str:
+    """The kind of device. UserError where it is not on this machine."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[name]:
         there = ", ".join(key for key, here in available.items() if here)
         raise UserError(f"device={name} is not on this machine: choose one of auto, {there}")
-    return torch.device(name) if world_size() == 1 else _of_this_process(name)
+    return name
 
 
 def _of_this_process(name: str) -> torch.device:

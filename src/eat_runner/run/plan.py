@@ -15,7 +15,7 @@ from eat_runner.energy.rules.base import PJ_PER_UJ
 from eat_runner.progress import Counter
 from eat_runner.records import FINAL, RunFolder
 from eat_runner.run.build import Experiment, build_or_error
-from eat_runner.run.locate import Job, locate
+from eat_runner.run.locate import Job, locate, settled
 from eat_runner.run.record import reason_of
 from eat_runner.train.checkpoint import unpack
 from eat_runner.train.evaluate import evaluate
@@ -101,7 +101,7 @@ def _prepared(configs: Sequence[ExperimentConfig], program: str | None) -> Itera
             made[key] = job, build_or_error(job)
         return made[key]
 
-    for config in configs:
+    for config in map(settled, configs):
         job, _ = prepare(config)
         for point, start in points(config, job.dataset.fingerprint, job.origin.start):
             folder = RunFolder(Path(point.results_dir) / point.name / run_id(point, job.dataset.fingerprint, start))

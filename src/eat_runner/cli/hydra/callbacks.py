@@ -23,6 +23,7 @@ from eat_runner.config.identity import Start, preparation, run_id
 from eat_runner.config.path import STRENGTHS
 from eat_runner.config.points import points
 from eat_runner.config.root import ExperimentConfig, default_methods
+from eat_runner.config.trainer import AUTO
 from eat_runner.errors import UserError
 
 Identity = tuple[str, Start]
@@ -48,8 +49,10 @@ class BeforeJobs(Callback):
         _or_refuse(lambda: self.accept(agreeing([_checked(config)])))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        BeforeJobs.on_cluster = str(config.hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
-        _or_refuse(lambda: self.accept(agreeing([_checked(job, whose) for whose, job in jobs(config)])))
+        launcher = str(config.hydra.launcher.get("_target_"))
+        BeforeJobs.on_cluster = launcher.endswith(".SlurmLauncher")
+        elsewhere = BeforeJobs.on_cluster or launcher.endswith(".RayLauncher")
+        _or_refuse(lambda: self.accept(agreeing([_checked(job, whose, elsewhere) for whose, job in jobs(config)])))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Hydra keeps every job's answer until the sweep ends, each with two configurations that nobody asks for."""
@@ -162,9 +165,14 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"results_dir: cannot write into {folder}: choose another or change its permissions")
 
 
-def _checked(config: DictConfig, whose: str = "") -> ExperimentConfig:
-    """whose: what a message names, where it is one of several."""
+def _checked(config: DictConfig, whose: str = "", elsewhere: bool = False) -> ExperimentConfig:
+    """whose: what a message names, where it is one of several. elsewhere: it may run on another machine than this."""
     try:
+        if elsewhere and config.trainer.precision == AUTO:
+            raise UserError(
+                "trainer.precision=auto goes by the machine, and this sweep runs on others: write "
+                "trainer.precision=bf16 or fp32"
+            )
         return in_range(to_experiment(without_hydra(config)))
     except UserError as error:
         if not whose:

@@ -252,8 +252,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def to_experiment(config: DictConfig) -> ExperimentConfig:
-    """The typed configuration of a job, its ranges not yet checked, as this machine settles it. Raises UserError for a
-    key too many or too few."""
+    """The typed configuration of a job, as this machine settles it, with its ranges to be checked yet. Raises UserError
+    for a key too many or too few."""
     _check_keys(config)
     values = OmegaConf.to_object(config)
     assert isinstance(values, dict)
@@ -275,9 +275,10 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     if job.trainer.precision != AUTO:
         return job
     with importing_torch():
-        from eat_runner.run import settled
+        from eat_runner import run as experiment
 
-    return settled(job)
+        experiment.import_optimizers()
+    return experiment.settled(job)
 
 
 def _check_schemas(plain: dict[str, Any]) -> None:
