@@ -89,6 +89,26 @@ def test_the_tables_of_paths_are_those_of_the_result_files():
     assert f"to {short[0]} for {short[1]}." in methods
 
 
+def test_what_the_papers_network_reached_is_what_the_result_files_say():
+    with (ROOT / "results" / "reproduction" / "paper-short" / "table1.csv").open(newline="") as file:
+        [row] = [row for row in csv.DictReader(file) if row["source"] == "ours, our rule" and row["eat_ratio"]]
+    assert (row["network"], row["lambda"]) == ("VGG16", "1.0")
+    said = f"{arrow(row, 'accuracy', 3)} at a ratio of {arrow(row, 'ratio', 3)} with lambda 1"
+    assert said in " ".join(README.split())
+    docs = " ".join((ROOT / "docs" / "reproduction.md").read_text().split())
+    assert f"{percent(row, 'st_accuracy')} % at a ratio of {float(row['st_ratio']):.3f}" in docs
+    assert f"{percent(row, 'eat_accuracy')} % at {float(row['eat_ratio']):.3f}: " in docs
+    assert f"{float(row['decrease_percent']):.1f} % less, at no loss" in docs
+    with (ROOT / "results" / "reproduction" / "paper-short" / "table2.csv").open(newline="") as file:
+        decrease = {row["hardware"]: f"{float(row['decrease_percent']):.1f} %" for row in csv.DictReader(file)}
+    shared, fetched, int8 = (
+        decrease[name] for name in ("fused, 45 nm, weights shared by 100 images", "fused, 45 nm", "fused, 7 nm, int8")
+    )
+    assert (
+        f"{shared} where a hundred images share the weights, {fetched} where each fetches them, {int8} at 7 nm" in docs
+    )
+
+
 def test_what_bf16_costs_is_what_the_result_file_says():
     rows = list(csv.DictReader((ROOT / "results" / "precision" / "summary.csv").open(newline="")))
     found = {(float(row["lambda"]), "bf16" in row["family"], int(row["seed"])): row for row in rows}

@@ -109,6 +109,8 @@ BAD: dict[str, str] = {
     "trainer.momentum=1.5": "trainer.momentum=1.5 is out of range: it must be between 0 and 1",
     "trainer.momentum=nan": "trainer.momentum=nan is out of range: it must be between 0 and 1",
     "trainer.precision=fp8": "trainer.precision=fp8 is unknown: choose one of fp32, bf16, auto",
+    "-m hydra/launcher=slurm trainer.precision=auto seed=0,1": "trainer.precision=auto goes by the machine, and this "
+    "sweep runs on others: write trainer.precision=bf16 or fp32",
     "dataset.validation=0.9": "dataset.validation=0.9 is out of range: it must be between 0 and 0.5",
     "model.width=0": "model.width=0 is out of range: it must be between 1 and 1024",
     "model.stem=5x5": "model.stem=5x5 is unknown: choose one of auto, 3x3, 7x7",

@@ -656,9 +656,11 @@ def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[int, float, float]] = []
+    hardware: set[str] = set()
 
     def run(config: ExperimentConfig) -> RunRecord:
         made.append((config.seed, config.penalty.sigma if config.lambda_ else 0.0, config.lambda_))
+        hardware.add(config.hardware.name)
         folder = experiment.locate(config).folder
         folder.create()
         folder.write_record(RunRecord(run_id=folder.path.name, status="finished"))
@@ -669,9 +671,11 @@ def test_every_cell_is_run_at_one_sigma_before_the_rest_of_the_grid(
     overrides = ("experiment=gtsrb_slim", "dataset=digits", "model.width=2", "penalty.sigma=1e-4,1e-2", "lambda=0,1")
     cells = [Cell(f"seed {seed}", TABLE1, "digits", "GTSRB", "ResNet18") for seed in (0, 1, 1)]  # two are the same
     todo = [Job(cell, (*overrides, f"seed={cell.experiment[-1]}"), tmp_path / "data") for cell in cells]
+    todo[2] = replace(todo[2], overrides=(*todo[2].overrides, "hardware=fused_7nm_int8"))
     reproduce.run_all(reproduce.plan_all(todo, SCALES["smoke"], tmp_path, False, False), tmp_path)
     first = [(0, 0.0, 0), (0, 1e-4, 1), (1, 0.0, 0), (1, 1e-4, 1)]
     assert made == [*first, (0, 1e-2, 1), (1, 1e-2, 1)]  # standard training has no sigma: it is run once
+    assert hardware == {"published"}  # what two cells need is the first one's
 
 
 def test_runs_that_another_cell_makes_are_not_estimated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class BeforeJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         launcher = str(config.hydra.launcher.get("_target_"))
         BeforeJobs.on_cluster = launcher.endswith(".SlurmLauncher")
-        elsewhere = BeforeJobs.on_cluster or launcher.endswith(".RayLauncher")
+        elsewhere = BeforeJobs.on_cluster or launcher.endswith((".RayLauncher", ".RayAWSLauncher"))
         _or_refuse(lambda: self.accept(agreeing([_checked(job, whose, elsewhere) for whose, job in jobs(config)])))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
