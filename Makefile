@@ -34,7 +34,7 @@ lint: $(INSTALLED)  ## format, style, types, imports
 
 check: lint test  ## lint, then test
 
-bench: $(INSTALLED)  ## what penalty, meter, data and commands cost, beside the goals: results/bench (a quarter of an hour)
+bench: $(INSTALLED)  ## what penalty, meter, data and commands cost, beside the goals: results/bench (ten minutes)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/python -m bench
 
 validation: $(INSTALLED)  ## counts and prices beside what others found: results/validation (twenty minutes; ZigZag if installed)

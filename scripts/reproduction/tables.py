@@ -200,14 +200,18 @@ def _repriced(
         for pick in dict.fromkeys(filter(None, map(one.picks.get, rules))):
             setting, by = one.setting(pick), " and ".join(rule for rule in rules if one.picks[rule] == pick)
             head = one.head | {"rule": by, "lambda": setting["lambda"], "sigma": setting["sigma"]}
-            try:
-                st, eat = _counts(one, one.baseline), _counts(one, pick)
-            except UserError as error:
-                rows.append(head | {"note": str(error)})
-                continue
-            for label, hardware in prices.items():
-                rows.append(head | {what: label, "process_nm": hardware.process_nm} | _gain(st, eat, hardware))
+            rows += _by_price(one, pick, head, what, prices)
     return rows
+
+
+def _by_price(one: Outcome, pick: str, head: Row, what: str, prices: Mapping[str, HardwareConfig]) -> list[Row]:
+    """A setting beside standard training, a row a price list."""
+    try:
+        before, after = _counts(one, one.baseline), _counts(one, pick)
+    except UserError as error:
+        return [head | {"note": str(error)}]
+    labelled = {label: {what: label, "process_nm": hardware.process_nm} for label, hardware in prices.items()}
+    return [head | labelled[label] | _gain(before, after, hardware) for label, hardware in prices.items()]
 
 
 def chip(found: Sequence[Outcome]) -> list[Row]:
@@ -224,14 +228,8 @@ def chip(found: Sequence[Outcome]) -> list[Row]:
             rows.append(head | {"note": one.note})
             continue
         head = head | _measures(one.setting(pruned), OF_PRUNED) | {"seeds": one.setting(pruned)["n"], "note": one.note}
-        try:
-            st, ours = _counts(one, one.baseline), _counts(one, pruned)
-        except UserError as error:
-            rows.append(head | {"note": str(error)})
-            continue
-        for label, hardware in HARDWARE.items():
-            gain = _gain(st, ours, hardware).items()
-            rows.append(head | {"hardware": label} | {key.replace("eat_", "pruned_"): value for key, value in gain})
+        priced = _by_price(one, pruned, head, "hardware", HARDWARE)
+        rows += [{key.replace("eat_", "pruned_"): value for key, value in row.items()} for row in priced]
     return rows
 
 
